@@ -1,0 +1,1 @@
+"""Algorithms on tuples of cores; the value types above only call these."""

@@ -1,0 +1,38 @@
+"""Random cores whose reconstruction has a stated standard deviation."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from ttlib._arrays import from_numpy
+from ttlib._types import Array, Cores, Ranks, Shape
+
+
+def core_std(ranks: Ranks, std: float) -> float:
+    """Return the standard deviation of core entries that gives the dense entries standard deviation *std*.
+
+    An entry of the tensor is a sum over prod(r_1 … r_{d-1}) paths, each a product of d independent entries, so
+    std^2 = prod(ranks) * core_std^(2 d), for any rank profile.
+    """
+    if std == 0:
+        return 0.0
+    order = len(ranks) - 1
+    log_std = (math.log(std) - 0.5 * sum(math.log(rank) for rank in ranks)) / order
+    return math.exp(log_std)
+
+
+def gaussian_cores(
+    shape: Shape, ranks: Ranks, *, std: float, generator: np.random.Generator, like: Array | None = None
+) -> Cores:
+    """Draw independent Gaussian cores, on the host and in float64, then convert to the library of *like*.
+
+    One generator for every backend: the same seed gives the same numbers under numpy and torch, on any device.
+    """
+    scale = core_std(ranks, std)
+    return tuple(
+        from_numpy(scale * generator.standard_normal((left, mode, right)), like=like)
+        for mode, (left, right) in zip(shape, pairwise(ranks), strict=True)
+    )

@@ -1,0 +1,20 @@
+"""ttlib_peft: the LoRETTA methods for Hugging Face PEFT.  Importing it registers them."""
+
+from __future__ import annotations
+
+from ttlib_peft.accounting import trainable_parameters
+from ttlib_peft.config import LorettaAdpConfig, LorettaRepConfig
+from ttlib_peft.convert import convert_to_lora, save_as_lora
+from ttlib_peft.register import register_all
+from ttlib_peft.tt_linear import TTLinear
+
+register_all()
+
+__all__ = [
+    "LorettaAdpConfig",
+    "LorettaRepConfig",
+    "TTLinear",
+    "convert_to_lora",
+    "save_as_lora",
+    "trainable_parameters",
+]

@@ -1,0 +1,58 @@
+"""Who is trained: trainable parameters by what they belong to."""
+
+from __future__ import annotations
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from ttlib_peft.tuner import is_norm
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the trainable parameters of any model: adapters, norms, head, body and total.
+
+    >>> import torch, ttlib_peft
+    >>> ttlib_peft.trainable_parameters(torch.nn.Linear(3, 2))
+    {'adapters': 0, 'norms': 0, 'head': 0, 'body': 8, 'total': 8}
+
+    `adapters` are parameters that a PEFT method added, `norms` those of normalisation layers, `head` what lies
+    outside the base model of a transformers model (or was named in `modules_to_save`), `body` the rest.  A
+    parameter shared between modules counts once.
+    """
+    counts = dict.fromkeys(("adapters", "norms", "head", "body"), 0)
+    prefixes = {
+        kind: tuple(name + "." for name, module in model.named_modules() if test(module))
+        for kind, test in (("adapters", _is_tuner), ("norms", is_norm), ("head", _is_saved_copy))
+    }
+    base = _base_prefix(model)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith(prefixes["norms"]):
+            kind = "norms"
+        elif name.startswith(prefixes["adapters"]) and ".base_layer." not in name:
+            kind = "adapters"
+        elif name.startswith(prefixes["head"]) or (base is not None and not name.startswith(base)):
+            kind = "head"
+        else:
+            kind = "body"
+        counts[kind] += parameter.numel()
+    return {**counts, "total": sum(counts.values())}
+
+
+def _is_tuner(module: nn.Module) -> bool:
+    return isinstance(module, BaseTunerLayer)
+
+
+def _is_saved_copy(module: nn.Module) -> bool:
+    return isinstance(module, ModulesToSaveWrapper)
+
+
+def _base_prefix(model: nn.Module) -> str | None:
+    """The name under which a transformers model with a head keeps its base model, seen from *model*."""
+    for name, module in model.named_modules():
+        attribute = getattr(type(module), "base_model_prefix", "")
+        if attribute and isinstance(getattr(module, attribute, None), nn.Module):
+            return f"{name}.{attribute}." if name else f"{attribute}."
+    return None

@@ -1,0 +1,196 @@
+"""The tuner layer of both methods: one implementation of forward, merge, unmerge, scale and dtype handling."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ttlib_peft.config import LorettaConfig
+from ttlib_peft.tt_linear import TTLinear
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "identity": nn.Identity,
+}  # fmt: skip
+
+
+class LorettaLayer(nn.Module, BaseTunerLayer):
+    """A frozen linear layer with one or more adapters.
+
+    A method says how to build an adapter (`_build`) and what it does before (`_adapt_input`) or after
+    (`_adapt_output`) the frozen layer; one whose adapter is a matrix (`delta_factors`) can also be merged.
+    """
+
+    # PEFT looks for adapters under these attributes, which are dicts keyed by adapter name
+    other_param_names: tuple[str, ...] = ("loretta_dropout", "loretta_scaling", "_initial_scaling")
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.loretta_dropout = nn.ModuleDict()
+        self.loretta_scaling: dict[str, float] = {}
+        self._initial_scaling: dict[str, float] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.in_features, self.out_features = linear_size(self.get_base_layer())
+
+    def update_layer(
+        self,
+        adapter_name: str,
+        config: LorettaConfig,
+        *,
+        generator: np.random.Generator,
+        inference_mode: bool = False,
+    ) -> None:
+        """Add an adapter, or make the one of that name anew."""
+        self.loretta_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
+        self.loretta_scaling[adapter_name] = self._initial_scaling[adapter_name] = self._build(
+            adapter_name, config, generator
+        )
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # Adapters are made on the right device and in the dtype of the base layer (see `_tt_linear`).  PEFT calls
+        # this again after loading; its own version would then round float32 adapters of a bfloat16 model.
+        target = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        for attribute in self.adapter_layer_names:
+            adapters = getattr(self, attribute)
+            if adapter_name in adapters and adapters[adapter_name].flat.device.type != "meta":
+                adapters[adapter_name].to(target)
+
+    def _tt_linear(
+        self, rows: int, cols: int, config: LorettaConfig, generator: np.random.Generator, *, bias: bool
+    ) -> TTLinear:
+        """Make one tensor-train matrix with the paper's spread (entries of variance 1 / (rows + cols))."""
+        device, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        shapes = config.tensor_shape
+        return TTLinear(
+            rows,
+            cols,
+            tensor_rank=config.tensor_rank,
+            shape=shapes.get(f"{rows}x{cols}") if isinstance(shapes, dict) else shapes,
+            bias=bias,
+            std=(rows + cols) ** -0.5,
+            generator=generator,
+            device=device,
+            dtype=dtype if dtype is not None and dtype.is_floating_point else torch.float32,
+        )
+
+    def _build(self, adapter_name: str, config: LorettaConfig, generator: np.random.Generator) -> float:
+        """Make the parameters of an adapter and return its scaling."""
+        raise NotImplementedError
+
+    def _adapt_input(self, adapter_name: str, x: Tensor) -> Tensor:  # noqa: ARG002
+        return x
+
+    def _adapt_output(self, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:  # noqa: ARG002
+        return result
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the frozen layer with the active adapters around it."""
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        active = [name for name in self.active_adapters if name in self.loretta_scaling]
+        inputs = x
+        for name in active:
+            inputs = self._adapt_input(name, inputs)
+        result = self.base_layer(inputs, *args, **kwargs)
+        for name in active:
+            result = self._adapt_output(name, x, result)
+        return result
+
+    def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return P (in, k) and Q (k, out) with P Q the update of the weight as (in, out), scaling included."""
+        msg = f"a {type(self).__name__} is not an update of the weight: it cannot be merged or exported to LoRA"
+        raise NotImplementedError(msg)
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """Return the update in the layout of the frozen weight, calculated in at least float32."""
+        p, q = self.delta_factors(adapter_name)
+        wide = torch.promote_types(p.dtype, torch.float32)
+        delta = p.to(wide) @ q.to(wide)  # (in, out)
+        return delta if isinstance(self.get_base_layer(), Conv1D) else delta.T
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
+        """Add the active (or named) adapters to the frozen weight.
+
+        Always safe: the sum is checked before the weight is touched, so `safe_merge` changes nothing.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name in self.loretta_scaling:
+                self._add_to_weight(self.get_delta_weight(name), name)
+                self.merged_adapters.append(name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Subtract every merged adapter from the weight again (exact up to the rounding of its dtype)."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            if name in self.loretta_scaling:
+                self._add_to_weight(-self.get_delta_weight(name), name)
+
+    def _add_to_weight(self, delta: Tensor, name: str) -> None:
+        weight = self.get_base_weight()
+        merged = (weight.to(delta.dtype) + delta.to(weight.device)).to(weight.dtype)
+        if not torch.isfinite(merged).all():
+            # The first sentence is the one PEFT's users and tests know.
+            msg = (
+                f"NaNs detected in the merged weights. The adapter {name} seems to be broken: "
+                f"{int((~torch.isfinite(merged)).sum())} of {merged.numel()} entries would be NaN or infinite; "
+                "the weight was left as it was"
+            )
+            raise ValueError(msg)
+        self.set_base_weight(merged)
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Set the scaling of one adapter to *scale* times its configured value."""
+        if adapter in self.loretta_scaling:
+            self.loretta_scaling[adapter] = scale * self._initial_scaling[adapter]
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the scaling of the active adapters by *scale*."""
+        for name in self.active_adapters:
+            if name in self.loretta_scaling:
+                self.loretta_scaling[name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the scaling of the active adapters by *scale*; None restores the configured one."""
+        for name in self.active_adapters:
+            if name in self.loretta_scaling:
+                scaling = self._initial_scaling[name] if scale is None else self.loretta_scaling[name] / scale
+                self.loretta_scaling[name] = scaling
+
+    def __repr__(self) -> str:
+        return f"{self.method}.{super().__repr__()}"
+
+    # The name PEFT shows in reports: "loretta_rep", "loretta_adp"
+    method: str = "loretta"
+
+
+def activation(name: str) -> nn.Module:
+    """Return the activation module of that name."""
+    return _ACTIVATIONS[name]()
+
+
+def linear_size(layer: nn.Module) -> tuple[int, int]:
+    """Return (in, out) of a supported frozen layer, or raise TypeError naming what is supported."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):  # GPT-2's linear layer, whose weight is (in, out)
+        rows, cols = layer.weight.shape
+        return rows, cols
+    msg = f"cannot adapt a {type(layer).__name__}: only torch.nn.Linear and transformers' Conv1D are supported"
+    raise TypeError(msg)

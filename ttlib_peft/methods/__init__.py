@@ -1,0 +1,1 @@
+"""The methods: one file each, with the paper's steps in order."""

@@ -1,0 +1,72 @@
+"""LoRETTA_rep: the update of a weight as a product of two tensor-train matrices (Yang et al. 2024, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ttlib_peft.config import LorettaConfig, LorettaRepConfig
+from ttlib_peft.layer import LorettaLayer
+from ttlib_peft.targets import REP_TARGET_MODULES
+from ttlib_peft.tt_linear import TTLinear, product_factors
+from ttlib_peft.tuner import LorettaTuner
+
+
+class LorettaRepLinear(LorettaLayer):
+    """y = x W + s x A B, with A (in, r) and B (r, out) tensor trains and s = alpha / r."""
+
+    method = "loretta_rep"
+    adapter_layer_names = ("loretta_rep_A", "loretta_rep_B")
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer)
+        self.loretta_rep_A = nn.ModuleDict()
+        self.loretta_rep_B = nn.ModuleDict()
+
+    def _build(self, adapter_name: str, config: LorettaConfig, generator: np.random.Generator) -> float:
+        assert isinstance(config, LorettaRepConfig)  # noqa: S101  # for the type checker
+        a = self._tt_linear(self.in_features, config.r, config, generator, bias=False)
+        b = self._tt_linear(config.r, self.out_features, config, generator, bias=False)
+        if config.init_weights == "residual":
+            a.keep_start()
+            b.keep_start()
+        elif config.init_weights == "zero":
+            b.zero_last_core()
+        elif config.init_weights == "paper-mean":
+            with torch.no_grad():
+                p, q = product_factors(a, b)
+                # mean of P Q without forming it
+                b.offset = (p.sum(dim=0) @ q.sum(dim=1)) / (self.in_features * self.out_features)
+        self.loretta_rep_A[adapter_name] = a
+        self.loretta_rep_B[adapter_name] = b
+        return config.alpha / config.r
+
+    def _adapt_output(self, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:
+        p, q = self._product(adapter_name)
+        x = self.loretta_dropout[adapter_name](self._cast_input_dtype(x, p.dtype))
+        delta = (x @ p) @ q * self.loretta_scaling[adapter_name]
+        return result + delta.to(result.dtype)
+
+    def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Return P (in, k) and Q (k, out) with P Q = s (A B), minus its start where that is kept."""
+        p, q = self._product(adapter_name)
+        return p, q * self.loretta_scaling[adapter_name]
+
+    def _product(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        a, b = self.loretta_rep_A[adapter_name], self.loretta_rep_B[adapter_name]
+        return product_factors(cast(TTLinear, a), cast(TTLinear, b))
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002
+        """Always: the update is exactly low-rank."""
+        return True
+
+
+class LorettaRepModel(LorettaTuner):
+    """A model with LoRETTA_rep adapters."""
+
+    prefix = "loretta_rep_"
+    tuner_layer_cls = LorettaRepLinear
+    target_module_mapping = REP_TARGET_MODULES

@@ -56,7 +56,7 @@ format: .venv/dev-installed
 	$(BIN)/ruff format .
 
 bench: .venv/dev-installed
-	$(BIN)/python benchmarks/run.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -143,10 +143,10 @@ def test_half_precision_does_not_overflow_on_large_norms():
 
 def test_exactly_low_rank_data_gets_its_ranks():
     tt = ttlib.random((5, 6, 7, 4), ranks=2, seed=1)
-    for kwargs in ({}, {"eps": 1e-10}, {"eps": 0.0}, {"ranks": 5, "eps": 1e-10}):
+    for kwargs in ({}, {"ranks": 5}, {"eps": 1e-10}, {"ranks": 5, "eps": 1e-10}):
         found, report = ttlib.decompose(tt.to_tensor(), return_report=True, **kwargs)
         assert found.ranks == (1, 2, 2, 2, 1)
-        assert report.relative_error < 1e-14
+        assert report.relative_error < 1e-13
 
 
 def test_a_zero_tensor_has_rank_one_and_no_error(asarray):

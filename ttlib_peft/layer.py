@@ -26,6 +26,8 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
     (`_adapt_output`) the frozen layer; one whose adapter is a matrix (`delta_factors`) can also be merged.
     """
 
+    # The name PEFT shows in reports: "loretta_rep", "loretta_adp"
+    method: str
     # PEFT looks for adapters under these attributes, which are dicts keyed by adapter name
     other_param_names: tuple[str, ...] = ("loretta_dropout", "loretta_scaling", "_initial_scaling")
 
@@ -175,9 +177,6 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return f"{self.method}.{super().__repr__()}"
-
-    # The name PEFT shows in reports: "loretta_rep", "loretta_adp"
-    method: str = "loretta"
 
 
 def activation(name: str) -> nn.Module:

@@ -62,7 +62,7 @@ class TTLinear(nn.Module):
         super().__init__()
         self.in_features = check_integer(in_features, name="in_features")
         self.out_features = check_integer(out_features, name="out_features")
-        self.tensor_shape, self.split = choose_shape(in_features, out_features, tensor_rank, shape)
+        self.tensor_shape, self.split = choose_shape(self.in_features, self.out_features, tensor_rank, shape)
         as_given = isinstance(tensor_rank, Sequence)
         self.ranks = (expand_ranks if as_given else clip_ranks)(self.tensor_shape, tensor_rank)
         sizes = [math.prod(core) for core in self.core_shapes]

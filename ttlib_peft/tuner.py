@@ -112,8 +112,10 @@ def norm_names(model: nn.Module) -> list[str]:
 
 
 def _record_shapes(config: LorettaConfig, layer: LorettaLayer, adapter_name: str) -> None:
-    """Write the modes that were used into the config, by matrix size, so that loading never searches again."""
-    shapes = config.tensor_shape if isinstance(config.tensor_shape, dict) else {}
+    """Write the modes that were chosen into the config, by matrix size, so that loading never searches again."""
+    if isinstance(config.tensor_shape, list):
+        return  # one shape for all matrices: nothing was chosen, and the next matrix must fit it too
+    shapes = config.tensor_shape or {}
     for module in tt_modules(layer, adapter_name):
         shapes[f"{module.in_features}x{module.out_features}"] = list(module.tensor_shape)
     config.tensor_shape = shapes

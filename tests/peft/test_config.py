@@ -101,6 +101,12 @@ def test_a_shape_that_does_not_fit_a_module_is_refused():
         get_peft_model(bert(), LorettaRepConfig(tensor_shape=[8, 8], target_modules=["query"]))
 
 
+def test_one_list_must_fit_every_module_not_only_the_first():
+    config = LorettaRepConfig(r=4, tensor_shape=[4, 12, 4], target_modules=["q_proj", "v_proj"])
+    with pytest.raises(ttlib.ShapeError, match="holds 192 entries, a 4 x 24 matrix holds 96"):
+        get_peft_model(llama(), config)
+
+
 def test_unsupported_modules_are_named():
     with pytest.raises(TypeError, match="cannot adapt a Embedding: only torch.nn.Linear and transformers' Conv1D"):
         get_peft_model(bert(), LorettaRepConfig(target_modules=["word_embeddings"]))

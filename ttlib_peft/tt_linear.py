@@ -133,6 +133,15 @@ class TTLinear(nn.Module):
             f"ranks={self.ranks}, parameters={self.flat.numel()}, bias={self.bias is not None}"
         )
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        # What was saved is the truth: cores that come without a start were trained without one, and subtracting
+        # the start drawn here would make another function of them.  (The key is still reported as missing.)
+        if prefix + "flat" in state_dict:
+            for name in ("initial", "offset"):
+                if prefix + name not in state_dict:
+                    setattr(self, name, None)
+
     def _unpack(self, flat: Tensor) -> tuple[Tensor, ...]:
         ends = accumulate(math.prod(core) for core in self.core_shapes)
         return tuple(

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from tests.peft.tiny import MODELS, bert, shake, tokens
@@ -80,6 +80,14 @@ def test_a_float32_adapter_loads_losslessly_into_a_bfloat16_model(make, config_c
         for name, tensor in get_peft_model_state_dict(loaded).items():
             if "loretta" in name:
                 assert torch.equal(tensor, expected[name]), name
+
+
+def test_cores_saved_without_a_start_are_loaded_without_one(config_class):
+    """The weights decide, not the settings of the model they are loaded into."""
+    source = shake(get_peft_model(bert(), config_class(target_modules=["query"], init_weights="gaussian"))).eval()
+    target = get_peft_model(bert(), config_class(target_modules=["query"], init_weights="residual")).eval()
+    set_peft_model_state_dict(target, get_peft_model_state_dict(source))
+    assert torch.equal(target(tokens()).logits, source(tokens()).logits)
 
 
 def test_low_precision_adapters_on_request(config_class):

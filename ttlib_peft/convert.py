@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from ttlib_peft.atomic import write_tensors
 from ttlib_peft.config import LorettaConfig
 from ttlib_peft.layer import LorettaLayer
 
@@ -74,14 +73,7 @@ def save_as_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name:
     config, weights = convert_to_lora(model, adapter_name)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target, prefix=".adapter_model", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, temporary, metadata={"format": "pt"})
-        Path(temporary).chmod(0o666 & ~_umask())  # a temporary file is private; an adapter is not
-        Path(temporary).replace(target / "adapter_model.safetensors")
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_tensors(target / "adapter_model.safetensors", weights, metadata={})
     config.save_pretrained(str(target))
     return target
 
@@ -96,9 +88,3 @@ def _pad(matrix: Tensor, shape: tuple[int, int]) -> Tensor:
     padded = matrix.new_zeros(shape)
     padded[: matrix.shape[0], : matrix.shape[1]] = matrix
     return padded
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

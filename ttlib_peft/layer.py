@@ -14,6 +14,10 @@ from transformers.pytorch_utils import Conv1D
 from ttlib_peft.config import LorettaConfig
 from ttlib_peft.tt_linear import TTLinear
 
+# The residual start scales the last core down: with all cores at full size the first steps move the update in every
+# core at once, which acts like a learning rate several times higher.  Measured in docs/initialisation.md.
+RESIDUAL_DAMPING = 0.1
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "identity": nn.Identity,
 }  # fmt: skip

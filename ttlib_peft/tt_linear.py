@@ -98,9 +98,9 @@ class TTLinear(nn.Module):
         self.initial = self.flat.detach().clone()
 
     @torch.no_grad()
-    def zero_last_core(self) -> None:
-        """Make W zero by its last core alone, as LoRA does with B."""
-        self.cores[-1].zero_()
+    def scale_last_core(self, factor: float) -> None:
+        """Multiply W by a factor in its last core alone; 0 makes W zero as LoRA's B does."""
+        self.cores[-1].mul_(factor)
 
     def operands(self) -> Sequence[Any]:
         """Return the cores, displaced from their start where it is kept: what the contractions multiply."""

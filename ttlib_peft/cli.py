@@ -1,0 +1,173 @@
+"""The console script `ttlib-peft`: it turns options into settings, calls the library and prints what comes back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ttlib_peft.finetune import (
+    FinetuneError,
+    FinetuneReport,
+    FinetuneSettings,
+    loading_lines,
+    results_table,
+    run_finetune,
+)
+from ttlib_peft.finetune.demo import run_demo
+from ttlib_peft.finetune.export import export_lora as write_as_lora
+
+app = typer.Typer(
+    name="ttlib-peft",
+    help="Fine-tune transformers with tensor-train adapters (LoRETTA) as Hugging Face PEFT methods.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the console script."""
+    # peft asks every model for an attribute that transformers has renamed; users can do nothing about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    app()
+
+
+@app.command()
+def finetune(
+    output: Annotated[Path, typer.Option(help="Folder for adapters, results.json and learning_curve.png.")],
+    method: Annotated[
+        list[str],
+        typer.Option(help="Repeat it to compare methods: loretta-rep, loretta-adp, lora, full, bitfit, head."),
+    ] = list(FinetuneSettings.methods),  # noqa: B006 (typer copies it)
+    model: Annotated[
+        str, typer.Option(help="Model folder, hub name, or the embedded minilm-l6.")
+    ] = FinetuneSettings.model,
+    data: Annotated[
+        str,
+        typer.Option(help="csv, tsv, jsonl, json or parquet file (or .gz), folder, hub name, or bbc-news."),
+    ] = FinetuneSettings.data,
+    text_column: Annotated[str, typer.Option(help="Column with the text.")] = FinetuneSettings.text_column,
+    text_pair_column: Annotated[str | None, typer.Option(help="Column with the second text of a pair.")] = None,
+    label_column: Annotated[
+        str, typer.Option(help="Column with the class: strings or whole numbers.")
+    ] = FinetuneSettings.label_column,
+    train_split: Annotated[
+        str, typer.Option(help="Split (file stem in a folder) to train on.")
+    ] = FinetuneSettings.train_split,
+    eval_split: Annotated[
+        str | None, typer.Option(help="Split to evaluate on.", show_default="validation or test if there is one")
+    ] = None,
+    eval_fraction: Annotated[
+        float | None, typer.Option(help="Share of the training rows to hold out.", show_default="0.2")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens a text is cut at.")] = FinetuneSettings.max_length,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training rows.", show_default="3")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Training steps, instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = FinetuneSettings.batch_size,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For all methods.", show_default="of each method its own")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of head, adapter, row order and dropout.")] = FinetuneSettings.seed,
+    rank: Annotated[int, typer.Option(help="Rank of the update (loretta-rep, lora).")] = FinetuneSettings.rank,
+    tensor_rank: Annotated[
+        int, typer.Option(help="Tensor-train rank (loretta-rep, loretta-adp).")
+    ] = FinetuneSettings.tensor_rank,
+    bottleneck: Annotated[int, typer.Option(help="Adapter width (loretta-adp).")] = FinetuneSettings.bottleneck,
+    alpha: Annotated[
+        int, typer.Option(help="The update is scaled by alpha / rank (loretta-rep, lora).")
+    ] = FinetuneSettings.alpha,
+    init_weights: Annotated[
+        str, typer.Option(help="true, false, residual, zero, gaussian or paper-mean (LoRETTA).")
+    ] = "true",
+    train_norms: Annotated[
+        bool, typer.Option("--train-norms", help="Train the layer norms too (LoRETTA).")
+    ] = FinetuneSettings.train_norms,
+    target_modules: Annotated[
+        str | None, typer.Option(help="Modules to adapt, e.g. query,value.", show_default="the architecture's")
+    ] = None,
+    eval_steps: Annotated[
+        int | None, typer.Option(help="Steps between evaluations.", show_default="a fifth of all")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, of the base model.")] = FinetuneSettings.dtype,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+) -> None:
+    """Fine-tune a sequence classifier with one or several methods and compare them."""
+    options = dict(locals())
+    with _errors_in_one_line():
+        _print_report(run_finetune(FinetuneSettings(**_as_settings(options)), say=_say))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder to write; an earlier demo in it is replaced.")] = Path(".demo"),
+) -> None:
+    """Compare four methods on a real model and real news, then check what was saved (under five minutes)."""
+    with _errors_in_one_line():
+        report, checks = run_demo(output, say=_say)
+        _print_report(report)
+    console = Console(highlight=False)
+    for check in checks:
+        console.print(f"[{'ok' if check.passed else 'FAILED'}] {check.statement}: {check.measured}", markup=False)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command("export-lora")
+def export_lora(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a saved loretta-rep adapter.")],
+    output: Annotated[Path, typer.Argument(help="New folder for the LoRA adapter.")],
+    base: Annotated[str | None, typer.Option(help="Base model, if not where the adapter's config says.")] = None,
+) -> None:
+    """Write a loretta-rep adapter as a plain LoRA adapter, which stock peft loads without this library."""
+    with _errors_in_one_line():
+        write_as_lora(adapter, output, base=base)
+    typer.echo(f"wrote {output}")
+
+
+def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as the settings take them: other names, tuples for lists and real booleans."""
+    settings = dict(options)
+    settings["methods"] = tuple(settings.pop("method"))
+    settings["init_weights"] = {"true": True, "false": False}.get(
+        options["init_weights"].lower(), options["init_weights"]
+    )
+    if options["target_modules"] is not None:
+        names = (name.strip() for name in options["target_modules"].split(","))
+        settings["target_modules"] = tuple(name for name in names if name)
+    return settings
+
+
+def _say(line: str) -> None:
+    """Progress goes to stderr: stdout holds the results alone."""
+    typer.echo(line, err=True)
+
+
+def _print_report(report: FinetuneReport) -> None:
+    """Print the table, what is where, and how to load the first result."""
+    output, first = report.settings.output, report.results[0]
+    console = Console(highlight=False)
+    console.print()
+    console.print(results_table(report.results))
+    console.print(f"\nIn {output}: results.json, learning_curve.png and a folder a method. To load {first.method}:\n")
+    lines = loading_lines(first, output=output, model=report.base.name, labels=len(report.data.label_names))
+    console.print(lines + "\n", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Turn our own refusals into one line and exit code 2, and an interruption into a hint how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command with --resume (without --overwrite) continues", err=True)
+        raise typer.Exit(130) from None
+    except FinetuneError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error

@@ -16,7 +16,7 @@ _KINDS = ("adapters", "norms", "head", "body")
 
 
 def results_table(results: Sequence[MethodResult], /) -> Table:
-    """One row a method: trained parameters by kind, their share, accuracy and cost; 80 characters, or 90 with a body."""
+    """One row a method: trained parameters by kind, their share, accuracy and cost; 80 characters, 90 with a body."""
     # Only full and bitfit train the body: leave the column out where it would hold nothing but zeros.
     kinds = [kind for kind in _KINDS if kind != "body" or any(result.parameters["body"] for result in results)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)

@@ -78,7 +78,8 @@ def draw_learning_curves(results: Sequence[MethodResult], path: Path, /) -> None
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False, loc="lower right")
+    # Below both panels: no corner of either is free of lines whatever the methods do.
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(results))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
 

@@ -22,15 +22,15 @@ import torch
 from peft import get_peft_model
 from transformers import TrainerCallback
 
-from ttlib_peft import LorettaRepConfig
+from ttlib_peft import LorettaRepConfig, layer
 from ttlib_peft.finetune import FinetuneSettings, run_finetune
 from ttlib_peft.finetune.data import load_data
 from ttlib_peft.finetune.demo import demo_settings
-from ttlib_peft.layer import RESIDUAL_DAMPING
-from ttlib_peft.methods import loretta_adp, loretta_rep
+from ttlib_peft.methods.loretta_rep import LorettaRepLinear
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "initialisation.md"
+DAMPING = layer.RESIDUAL_DAMPING
 UNDAMPED = "residual, undamped"
 SCHEMES = ("residual", UNDAMPED, "zero", "gaussian", "paper-mean")
 METHODS = ("loretta-rep", "loretta-adp")
@@ -49,9 +49,9 @@ class Start(TrainerCallback):
     def on_train_begin(self, args, state, control, *, model, **kwargs):  # noqa: ARG002  # the Trainer's signature
         """Measure the model as it starts."""
         ratios = [
-            float(layer.get_delta_weight("default").norm() / layer.get_base_layer().weight.norm())
-            for layer in model.modules()
-            if isinstance(layer, loretta_rep.LorettaRepLinear)
+            float(module.get_delta_weight("default").norm() / module.get_base_layer().weight.norm())
+            for module in model.modules()
+            if isinstance(module, LorettaRepLinear)
         ]
         self.relative_delta = max(ratios, default=None)
 
@@ -83,8 +83,7 @@ def settings_of(method: str, scheme: str, rate: float, seed: int, folder: Path) 
 def measure(method: str, scheme: str, rate: float, seed: int) -> dict[str, object]:
     """Train once and keep what the page shows."""
     start = Start()
-    damping = 1.0 if scheme == UNDAMPED else RESIDUAL_DAMPING
-    loretta_rep.RESIDUAL_DAMPING = loretta_adp.RESIDUAL_DAMPING = damping
+    layer.RESIDUAL_DAMPING = 1.0 if scheme == UNDAMPED else DAMPING
     with tempfile.TemporaryDirectory() as folder:
         report = run_finetune(settings_of(method, scheme, rate, seed, Path(folder)), callbacks=[start])
     result = report.results[0]

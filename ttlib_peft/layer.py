@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttlib_peft.config import LorettaConfig
+from ttlib_peft.config import InitWeights, LorettaConfig
 from ttlib_peft.tt_linear import TTLinear
 
 # The residual start scales the last core down: with all cores at full size the first steps move the update in every
@@ -181,6 +181,16 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return f"{self.method}.{super().__repr__()}"
+
+
+def start_at_zero(first: TTLinear, last: TTLinear, scheme: bool | InitWeights) -> None:
+    """Apply the two starts that make an adapter of two matrices begin at exactly zero; other schemes need nothing."""
+    if scheme == "residual":
+        last.scale_last_core(RESIDUAL_DAMPING)
+        first.keep_start()
+        last.keep_start()
+    elif scheme == "zero":
+        last.scale_last_core(0.0)
 
 
 def activation(name: str) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import LoraConfig, PeftConfig, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -78,25 +80,15 @@ def _adapter_config(model: PreTrainedModel, method: Method, settings: FinetuneSe
             modules_to_save=heads,
             task_type=TaskType.SEQ_CLS,
         )
+    shared: dict[str, Any] = {
+        "tensor_rank": settings.tensor_rank,
+        "init_weights": settings.init_weights,
+        "seed": settings.seed,
+        "train_norms": settings.train_norms,
+        "target_modules": targets,
+        "modules_to_save": heads,
+        "task_type": TaskType.SEQ_CLS,
+    }
     if method == "loretta-rep":
-        return LorettaRepConfig(
-            r=settings.rank,
-            tensor_rank=settings.tensor_rank,
-            alpha=settings.alpha,
-            init_weights=settings.init_weights,
-            seed=settings.seed,
-            train_norms=settings.train_norms,
-            target_modules=targets,
-            modules_to_save=heads,
-            task_type=TaskType.SEQ_CLS,
-        )
-    return LorettaAdpConfig(
-        bottleneck=settings.bottleneck,
-        tensor_rank=settings.tensor_rank,
-        init_weights=settings.init_weights,
-        seed=settings.seed,
-        train_norms=settings.train_norms,
-        target_modules=targets,
-        modules_to_save=heads,
-        task_type=TaskType.SEQ_CLS,
-    )
+        return LorettaRepConfig(r=settings.rank, alpha=settings.alpha, **shared)
+    return LorettaAdpConfig(bottleneck=settings.bottleneck, **shared)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ttlib.cores.contraction import factor_pair
 from ttlib.cores.displacement import Displaced
 from ttlib_peft.config import LorettaAdpConfig, LorettaConfig
-from ttlib_peft.layer import RESIDUAL_DAMPING, LorettaLayer, activation
+from ttlib_peft.layer import LorettaLayer, activation, start_at_zero
 from ttlib_peft.targets import ADP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear, difference
 from ttlib_peft.tuner import LorettaTuner
@@ -40,13 +40,8 @@ class LorettaAdpLinear(LorettaLayer):
         width = self.in_features if placement == "input" else self.out_features
         down = self._tt_linear(width, config.bottleneck, config, generator, bias=True)
         up = self._tt_linear(config.bottleneck, width, config, generator, bias=True)
-        if config.init_weights == "residual":
-            up.scale_last_core(RESIDUAL_DAMPING)
-            down.keep_start()
-            up.keep_start()
-        elif config.init_weights == "zero":
-            up.scale_last_core(0.0)
-        elif config.init_weights == "paper-mean":
+        start_at_zero(down, up, config.init_weights)
+        if config.init_weights == "paper-mean":
             with torch.no_grad():
                 down.offset, up.offset = down.to_dense().mean(), up.to_dense().mean()
         self.loretta_adp_down[adapter_name] = down

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ttlib_peft.config import LorettaConfig, LorettaRepConfig
-from ttlib_peft.layer import RESIDUAL_DAMPING, LorettaLayer
+from ttlib_peft.layer import LorettaLayer, start_at_zero
 from ttlib_peft.targets import REP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear, product_factors
 from ttlib_peft.tuner import LorettaTuner
@@ -30,13 +30,8 @@ class LorettaRepLinear(LorettaLayer):
         assert isinstance(config, LorettaRepConfig)  # noqa: S101  # for the type checker
         a = self._tt_linear(self.in_features, config.r, config, generator, bias=False)
         b = self._tt_linear(config.r, self.out_features, config, generator, bias=False)
-        if config.init_weights == "residual":
-            b.scale_last_core(RESIDUAL_DAMPING)
-            a.keep_start()
-            b.keep_start()
-        elif config.init_weights == "zero":
-            b.scale_last_core(0.0)
-        elif config.init_weights == "paper-mean":
+        start_at_zero(a, b, config.init_weights)
+        if config.init_weights == "paper-mean":
             with torch.no_grad():
                 p, q = product_factors(a, b)
                 # mean of P Q without forming it

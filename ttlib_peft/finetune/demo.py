@@ -50,7 +50,7 @@ def demo_settings(output: Path) -> FinetuneSettings:
         max_length=96,
         max_steps=192,
         batch_size=8,
-        eval_steps=96,
+        eval_steps=64,
         overwrite=True,
     )
 

@@ -9,7 +9,6 @@ import torch
 from peft import get_peft_model, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-import ttlib_peft
 from tests.peft.tiny import bert, llama, shake, tokens
 from ttlib_peft import LorettaAdpConfig, LorettaRepConfig, trainable_parameters
 from ttlib_peft.config import LorettaPeftType
@@ -142,11 +141,9 @@ def test_trainable_parameters_are_split_by_what_they_are():
 
 def test_norms_are_named_by_suffixes_that_hit_nothing_else():
     assert norm_names(bert()) == ["LayerNorm"]
-    assert set(norm_names(llama())) == {"input_layernorm", "post_attention_layernorm", "model.norm"} or set(
-        norm_names(llama())
-    ) == {"input_layernorm", "post_attention_layernorm", "norm"}
-    net = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(4), "my_norm": torch.nn.Linear(4, 4)})
-    assert norm_names(net) == ["norm"] or "my_norm" not in norm_names(net)
+    assert norm_names(llama()) == ["input_layernorm", "norm", "post_attention_layernorm"]
+    block = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(4), "my_norm": torch.nn.Linear(4, 4)})
+    assert norm_names(torch.nn.ModuleDict({"block": block})) == ["block.norm"]
 
 
 def test_norms_can_be_trained_by_a_second_adapter_too():
@@ -156,7 +153,3 @@ def test_norms_can_be_trained_by_a_second_adapter_too():
     shake(model)
     assert not torch.equal(model(tokens()).logits, bert()(tokens()).logits)
     assert set(model.peft_config["second"].modules_to_save) == {"classifier", "score", "LayerNorm"}
-
-
-def test_public_names():
-    assert ttlib_peft.TTLinear

@@ -110,7 +110,8 @@ def test_unload_gives_the_base_model_back(make, config_class):
     model = get_peft_model(make(), config_class(task_type=make.task))
     shake(model)
     base = model.unload()
-    assert torch.equal(base(tokens()).logits, make()(tokens()).logits) or make.task == "SEQ_CLS"
+    # the body: PEFT keeps the trained head when it unloads
+    assert torch.equal(base.base_model(tokens())[0], make().base_model(tokens())[0])
     assert not any("loretta" in name for name, _ in base.named_modules())
 
 

@@ -8,6 +8,7 @@ tensor has imported torch.  Algorithms use operators and the array-API standard;
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import array_api_compat
@@ -15,6 +16,10 @@ import numpy as np
 
 from ttlib._types import Array, Shape
 from ttlib.errors import BackendError, NonFiniteError
+
+# Linear algebra does not exist in these dtypes, on any library.
+_HALF = ("float16", "bfloat16")
+_FLOATING = (*_HALF, "float32", "float64", "complex64", "complex128")
 
 
 def namespace(*arrays: Array) -> Any:
@@ -62,11 +67,11 @@ def matmul(x: Any, y: Any) -> Any:
 def compute_dtype(x: Array) -> Any:
     """Return the dtype to calculate in: float32 for half precision, float64 for integers, else that of *x*.
 
-    Linear algebra does not exist in half precision, on any library; results are cast back by the caller.
+    Results are cast back by the caller.
     """
     xp = namespace(x)
     if xp.isdtype(x.dtype, ("real floating", "complex floating")):
-        return xp.float32 if dtype_name(x.dtype) in ("float16", "bfloat16") else x.dtype
+        return xp.float32 if dtype_name(x.dtype) in _HALF else x.dtype
     if xp.isdtype(x.dtype, "integral"):
         return xp.float64
     msg = f"expected an array of floating, complex or integer numbers, got dtype {dtype_name(x.dtype)}"
@@ -81,15 +86,27 @@ def result_dtype(x: Array) -> Any:
 
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     """Copy *x* to host memory as a numpy array, outside any autograd graph; half precision arrives as float32."""
-    if hasattr(x, "detach"):
-        x = x.detach()
-        if dtype_name(x.dtype) == "bfloat16":  # numpy has no such dtype
-            x = x.float()
-        x = x.cpu()
+    x = stop_gradient(x)
+    if hasattr(x, "cpu"):  # torch
+        x = (x.float() if dtype_name(x.dtype) == "bfloat16" else x).cpu()  # numpy has no bfloat16
     elif hasattr(x, "get"):  # cupy
         x = x.get()
     host = np.asarray(x)
-    return host.astype(np.float32) if host.dtype == np.float16 else host
+    return host.astype(np.float32) if dtype_name(host.dtype) in _HALF else host
+
+
+def stop_gradient(x: Array) -> Array:
+    """Return *x* as a constant: the same numbers, outside any autograd graph."""
+    if hasattr(x, "detach"):
+        return x.detach()
+    if library(x) in ("jax", "jaxlib"):
+        return sys.modules["jax"].lax.stop_gradient(x)
+    return x
+
+
+def is_traced(x: Array) -> bool:
+    """Return whether an autograd graph hangs on *x* (torch: requires_grad; jax: a tracer)."""
+    return bool(getattr(x, "requires_grad", False)) or type(x).__name__.endswith("Tracer")
 
 
 def scalar(x: Array) -> float:
@@ -97,9 +114,9 @@ def scalar(x: Array) -> float:
     return float(to_numpy(x))
 
 
-def check_finite(x: Array) -> None:
+def check_finite(x: Array, *, name: str = "the input") -> None:
     """Raise NonFiniteError with the count and first index of NaN and infinities; a no-op for integers."""
-    xp = namespace(x)
+    xp, x = namespace(x), stop_gradient(x)
     if xp.isdtype(x.dtype, "integral"):
         return
     finite = xp.isfinite(x)
@@ -108,29 +125,122 @@ def check_finite(x: Array) -> None:
     bad = ~to_numpy(finite)
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
     msg = (
-        f"the input of shape {tuple(x.shape)} has {int(bad.sum())} non-finite value(s) (NaN or infinity), "
+        f"{name} of shape {tuple(x.shape)} has {int(bad.sum())} non-finite value(s) (NaN or infinity), "
         f"the first at {first}: a singular value decomposition of it is undefined; clean or mask them first"
     )
     raise NonFiniteError(msg)
 
 
 def largest_magnitude(x: Array) -> float:
-    """Return max |x| as a Python float."""
-    xp = namespace(x)
+    """Return max |x| as a Python float; of complex numbers the larger of both parts, whose |x| could overflow."""
+    xp, x = namespace(x), stop_gradient(x)
+    if is_complex(x):
+        return max(scalar(xp.max(xp.abs(xp.real(x)))), scalar(xp.max(xp.abs(xp.imag(x)))))
     return scalar(xp.max(xp.abs(x)))
 
 
-def from_numpy(values: np.ndarray[Any, Any], *, like: Array | None) -> Array:
-    """Return *values* in the library, on the device and, if floating, in the dtype of *like*."""
+def is_complex(x: Array) -> bool:
+    """Return whether *x* holds complex numbers."""
+    return bool(namespace(x).isdtype(x.dtype, "complex floating"))
+
+
+def conj(x: Array) -> Array:
+    """Return the complex conjugate; real arrays pass through."""
+    return namespace(x).conj(x) if is_complex(x) else x
+
+
+def adjoint(x: Array) -> Array:
+    """Return the conjugate transpose of a matrix or a stack of matrices."""
+    return conj(x.mT)
+
+
+def unit_roundoff(x: Array) -> float:
+    """Return the distance from 1 to the next number in the dtype of *x* (one unit in the last place)."""
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+def largest_exponent(x: Array) -> int:
+    """Return the k such that 2**k is just beyond the largest number of the dtype of *x*."""
+    return exponent(float(namespace(x).finfo(x.dtype).max))
+
+
+# Every library can multiply by these, and by their inverses, in single precision too.
+_LARGEST_POWER = 100
+# Twice the exponent range of double precision: from here on every product is 0 or infinite.
+_LARGEST_EXPONENT = 4_400
+
+
+def ldexp(x: Array, exponent: int) -> Array:
+    """Return x * 2**exponent, exact unless the result leaves the range of the dtype (then 0 or infinity)."""
+    left = max(-_LARGEST_EXPONENT, min(exponent, _LARGEST_EXPONENT))
+    while left:
+        step = max(-_LARGEST_POWER, min(left, _LARGEST_POWER))
+        x, left = x * 2.0**step, left - step
+    return x
+
+
+def normalise(x: Array) -> tuple[Array, int]:
+    """Return y and k with x = y * 2**k and the largest magnitude of y in [1/2, 1): exact, so nothing is rounded.
+
+    Squares of y neither overflow nor vanish where they matter.  Zeros stay zeros with k = 0.
+    """
+    power = exponent(largest_magnitude(x))
+    return ldexp(x, -power), power
+
+
+def exponent(magnitude: float) -> int:
+    """Return the k with magnitude = m * 2**k and m in [1/2, 1); 0 for 0."""
+    return math.frexp(magnitude)[1]
+
+
+def from_numpy(values: np.ndarray[Any, Any], *, like: Array | None, dtype: Any = None) -> Array:
+    """Return *values* in the library and on the device of *like*, in its dtype (float64 for integers) or *dtype*."""
     if like is None:
         return values
-    xp = namespace(like)
-    return xp.asarray(values, dtype=result_dtype(like), device=array_api_compat.device(like))
+    return namespace(like).asarray(values, dtype=dtype or result_dtype(like), device=array_api_compat.device(like))
+
+
+def real_dtype(x: Array) -> Any:
+    """Return the dtype of |x|."""
+    xp = namespace(x)
+    return {"complex64": xp.float32, "complex128": xp.float64}.get(dtype_name(x.dtype), x.dtype)
+
+
+def double_dtype(x: Array) -> Any:
+    """Return the double precision dtype of the kind of *x*."""
+    return namespace(x).complex128 if is_complex(x) else namespace(x).float64
 
 
 def device(x: Array) -> Any:
     """Return the device of *x*, in the words of its library."""
     return array_api_compat.device(x)
+
+
+def find_dtype(x: Array, dtype: Any) -> Any:
+    """Return *dtype* as the library of *x* knows it, given its name ("float32") or one of any library's dtypes."""
+    name = dtype if isinstance(dtype, str) else dtype_name(dtype)
+    xp = namespace(x)
+    found = getattr(xp, name, None) if name in _FLOATING else None
+    if found is None:
+        msg = f"dtype {dtype!r} is not one that {library(x)} and ttlib share: choose one of {', '.join(_FLOATING)}"
+        raise BackendError(msg)
+    return found
+
+
+def to_device(x: Array, device: Any) -> Array:
+    """Move *x* to a device, in the words of its library."""
+    return array_api_compat.to_device(x, device)
+
+
+def as_indices(values: np.ndarray[Any, Any], *, like: Array) -> Array:
+    """Return integer *values* as an index array in the library and on the device of *like*."""
+    xp = namespace(like)
+    return xp.asarray(values, dtype=xp.int64, device=array_api_compat.device(like))
+
+
+def as_scalar(value: float, *, like: Array) -> Array:
+    """Return a real number as a 0-dimensional array (a numpy scalar in numpy) of the library of *like*."""
+    return namespace(like).asarray(value, dtype=real_dtype(like), device=array_api_compat.device(like))[()]
 
 
 def astype(x: Array, dtype: Any) -> Array:
@@ -139,6 +249,5 @@ def astype(x: Array, dtype: Any) -> Array:
 
 
 def matrix_shape(x: Array) -> Shape:
-    """Return the (rows, cols) of a two-dimensional array."""
-    rows, cols = x.shape
-    return int(rows), int(cols)
+    """Return the (rows, cols) of a matrix or of each matrix of a stack."""
+    return int(x.shape[-2]), int(x.shape[-1])

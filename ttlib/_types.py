@@ -18,4 +18,4 @@ ShapeLike: TypeAlias = Sequence[int]
 Ranks: TypeAlias = tuple[int, ...]
 RanksLike: TypeAlias = int | Sequence[int]
 
-Driver: TypeAlias = Literal["auto", "lapack", "qr"]
+Driver: TypeAlias = Literal["auto", "lapack", "qr", "gram", "sketch"]

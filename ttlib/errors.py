@@ -23,5 +23,9 @@ class BackendError(TTError, TypeError):
     """An object that is not an array, or arrays of different libraries, dtypes or devices."""
 
 
+class UnknownDriverError(TTError, ValueError):
+    """The name of a driver that does not exist."""
+
+
 class TTFileError(TTError, ValueError):
     """A file that is not a whole, valid tensor-train file."""

@@ -59,14 +59,16 @@ def clip_ranks(shape: Shape, ranks: RanksLike) -> Ranks:
 
 
 def check_tolerance(eps: float) -> float:
-    """Return *eps* as a float, or raise RankError when it is negative, not finite or not a number."""
+    """Return *eps* as a float, or raise RankError unless it is a number between 0 and 1."""
     try:
         value = float(eps)
     except (TypeError, ValueError):
-        msg = f"eps must be a non-negative number (relative Frobenius tolerance), got {eps!r}"
-        raise RankError(msg) from None
-    if isinstance(eps, bool) or not math.isfinite(value) or value < 0:
-        msg = f"eps must be a finite number >= 0 (relative Frobenius tolerance), got {eps!r}"
+        value = math.nan
+    if isinstance(eps, (bool, str)) or not 0 <= value <= 1:
+        msg = (
+            f"eps must be a number from 0 to 1 (relative Frobenius tolerance: ||A - TT|| <= eps ||A||), got {eps!r}; "
+            f"an error of 1 is what zero makes already"
+        )
         raise RankError(msg)
     return value
 

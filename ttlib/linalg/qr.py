@@ -10,15 +10,23 @@ from __future__ import annotations
 from ttlib._arrays import matrix_shape, namespace
 from ttlib._types import Array
 from ttlib.linalg import lapack
+from ttlib.linalg.protocol import PartialSVD
+from ttlib.linalg.truncation_rule import TruncationRule
+
+
+def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:  # noqa: ARG001  # finds all, whatever the rule
+    """Return all singular triplets."""
+    u, values, vh = svd(matrix)
+    reason = "QR of the long side, then the SVD of the small factor"
+    return PartialSVD(u, values, values[..., :, None] * vh, "qr", reason)
 
 
 def svd(matrix: Array) -> tuple[Array, Array, Array]:
-    """Return U (m, k), s (k,), V^H (k, n) with k = min(m, n)."""
-    xp = namespace(matrix)
+    """Return U (…, m, k), s (…, k), V^H (…, k, n) with k = min(m, n)."""
     rows, cols = matrix_shape(matrix)
     if cols > rows:
         left, values, right = svd(matrix.mT)
         return right.mT, values, left.mT
-    q, r = xp.linalg.qr(matrix)  # (m, n) (n, n)
+    q, r = namespace(matrix).linalg.qr(matrix)  # (m, n) (n, n)
     u, values, vh = lapack.svd(r)
     return q @ u, values, vh

@@ -2,61 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 
-from ttlib._arrays import matrix_shape, namespace, to_numpy
+from ttlib._arrays import adjoint, is_traced, matrix_shape, stop_gradient, to_numpy
 from ttlib._types import Array, Driver
-from ttlib.linalg import lapack, qr
-
-SVD = Callable[[Array], tuple[Array, Array, Array]]
-
-DRIVERS: dict[str, SVD] = {"lapack": lapack.svd, "qr": qr.svd}
+from ttlib.errors import UnknownDriverError
+from ttlib.linalg import gram, lapack, qr, sketch
+from ttlib.linalg.gradient import follow
+from ttlib.linalg.protocol import PartialSVD, SVDDriver
+from ttlib.linalg.truncation_rule import TruncationRule
 
 # From this aspect ratio on a QR of the long side pays for itself (measured on numpy and torch, 64 to 4096 wide).
 _QR_ASPECT_RATIO = 3
 
 
-@dataclass(frozen=True, slots=True)
+def auto(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
+    """Take QR first on long matrices, LAPACK's SVD otherwise: both are exact to the last digits."""
+    rows, cols = matrix_shape(matrix)
+    long = max(rows, cols) >= _QR_ASPECT_RATIO * min(rows, cols)
+    return qr.driver(matrix, rule) if long else lapack.driver(matrix, rule)
+
+
+DRIVERS: dict[str, SVDDriver] = {
+    "auto": auto,
+    "lapack": lapack.driver,
+    "qr": qr.driver,
+    "gram": gram.driver,
+    "sketch": sketch.driver,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TruncatedSVD:
     """The kept part of U diag(s) V^H, and what was dropped.
 
-    `basis` is U[:, :r], `remainder` is diag(s[:r]) V^H[:r]; `singular_values` holds all of s in float64 and
-    `discarded` the sum of the squares of the dropped ones.
+    `basis` is U[:, :r], `remainder` is diag(s[:r]) V^H[:r]; `singular_values` holds s as far as computed, in float64,
+    and `discarded` the sum of the squares of all that was dropped, one number a matrix of the stack.
     """
 
     basis: Array
     remainder: Array
     singular_values: np.ndarray[Any, Any]
-    discarded: float
+    discarded: np.ndarray[Any, Any]
+    driver: str
+    reason: str
 
 
-def resolve_driver(driver: Driver | str) -> str:
-    """Return *driver*, or raise ValueError listing the names there are."""
-    if driver not in get_args(Driver):
-        msg = f"driver {driver!r} does not exist: choose one of {', '.join(map(repr, get_args(Driver)))}"
-        raise ValueError(msg)
-    return driver
+def resolve_driver(driver: Driver | SVDDriver) -> SVDDriver:
+    """Return the function behind *driver*, or raise UnknownDriverError listing the names there are."""
+    if callable(driver):
+        return driver
+    if driver not in DRIVERS:
+        msg = (
+            f"driver {driver!r} does not exist: choose one of {', '.join(map(repr, get_args(Driver)))}, or pass a "
+            f"function as ttlib.testing.check_driver describes"
+        )
+        raise UnknownDriverError(msg)
+    return DRIVERS[driver]
 
 
-def truncated_svd(matrix: Array, *, max_rank: int, budget: float, driver: str) -> TruncatedSVD:
-    """Keep the fewest singular values whose dropped squares sum to at most *budget*, and at most *max_rank*.
-
-    The squares are summed from the smallest up, in float64: a difference of norms would lose every digit of an
-    error below the square root of the machine precision.  At least one singular value is kept.
-    """
-    if driver == "auto":
-        rows, cols = matrix_shape(matrix)
-        driver = "qr" if max(rows, cols) >= _QR_ASPECT_RATIO * min(rows, cols) else "lapack"
-    u, values, vh = DRIVERS[driver](matrix)
-    singular_values = to_numpy(values).astype(np.float64)
-    # tails[r] = what is lost by keeping r values
-    tails = np.append(np.cumsum(singular_values[::-1] ** 2)[::-1], 0.0)
-    needed = int(np.argmax(tails <= budget))
-    rank = max(1, min(needed, max_rank))
-    xp = namespace(matrix)
-    remainder = xp.reshape(values[:rank], (rank, 1)) * vh[:rank, :]
-    return TruncatedSVD(u[:, :rank], remainder, singular_values, float(tails[rank]))
+def truncated_svd(matrix: Array, *, rule: TruncationRule, driver: SVDDriver) -> TruncatedSVD:
+    """Cut the stack of matrices (…, m, n) by *rule*; where autograd follows the matrix, the cut is followed too."""
+    constant = stop_gradient(matrix)
+    found = driver(constant, rule)
+    if is_traced(matrix) and found.basis.shape[-1] < min(matrix_shape(matrix)):
+        found = auto(constant, rule)  # the derivative needs the whole spectrum
+    spectrum = to_numpy(found.values).astype(np.float64)
+    rank = min(rule.rank(spectrum, found.residual), int(found.basis.shape[-1]))
+    if is_traced(matrix):
+        basis = follow(matrix, found, rank)
+        remainder = adjoint(basis) @ matrix
+    else:
+        basis, remainder = found.basis[..., :rank], found.remainder[..., :rank, :]
+    discarded = rule.tails(spectrum, found.residual)[..., rank]
+    return TruncatedSVD(basis, remainder, spectrum, discarded, found.driver, found.reason)

@@ -1,0 +1,73 @@
+"""The left-to-right truncating sweep that TT-SVD and rounding have in common: its budget and its record.
+
+All cores but the last come out left-orthogonal, so the squared error is the sum of the squares discarded at the bonds
+(Oseledets 2011, Theorem 2.2, with equality).  Each bond may therefore spend its share of what the bonds before it
+left of eps^2 ||A||^2, and the promise holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ttlib import _arrays
+from ttlib._types import Array, Ranks, Shape
+from ttlib.cores.report import DecompositionReport
+from ttlib.linalg import SVDDriver, TruncatedSVD, TruncationRule, truncated_svd
+
+Numbers = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True, eq=False)
+class TruncatingSweep:
+    """The state of one sweep over a stack of trains; energies are fractions of ||A||^2, one number a train."""
+
+    shape: Shape
+    max_ranks: Ranks
+    tolerance: float
+    driver: SVDDriver
+    lost: Numbers
+    cuts: list[TruncatedSVD] = field(default_factory=list)
+
+    def cut(self, matrix: Array, energy: Numbers) -> TruncatedSVD:
+        """Truncate the stack (B, r n, …) at the next bond; *energy* is ||A||^2 in the scale of each matrix."""
+        bond = len(self.cuts) + 1
+        share = np.maximum(0.0, self.tolerance**2 - self.lost) / (len(self.shape) - bond)
+        rule = TruncationRule(self.max_ranks[bond], share * energy)
+        cut = truncated_svd(matrix, rule=rule, driver=self.driver)
+        self.lost = self.lost + np.divide(cut.discarded, energy, out=np.zeros_like(cut.discarded), where=energy > 0)
+        self.cuts.append(cut)
+        return cut
+
+    def reports(self, powers: Sequence[Sequence[int]], *, eps: float | None) -> list[DecompositionReport]:
+        """Report on each train; powers[bond][train] is the exponent of two taken out of the matrix cut there."""
+        return [
+            DecompositionReport(
+                relative_error=math.sqrt(energy),
+                singular_values=tuple(
+                    _ldexp(cut.singular_values[train], exponents[train])
+                    for cut, exponents in zip(self.cuts, powers, strict=True)
+                ),
+                ranks=(1, *(int(cut.basis.shape[-1]) for cut in self.cuts), 1),
+                shape=self.shape,
+                drivers=tuple(cut.driver for cut in self.cuts),
+                reasons=tuple(cut.reason for cut in self.cuts),
+                tolerance_met=None if eps is None else math.sqrt(energy) <= self.tolerance * (1 + 1e-12),
+            )
+            for train, energy in enumerate(self.lost)
+        ]
+
+
+def _ldexp(values: Numbers, exponent: int) -> Numbers:
+    with np.errstate(over="ignore"):  # the values of a tensor near the end of the range may lie beyond it
+        return np.ldexp(values, exponent)
+
+
+def energy_of(x: Array) -> Numbers:
+    """Return the squared Frobenius norm of every member of the stack *x*, in float64."""
+    flat = _arrays.reshape(_arrays.stop_gradient(x), (x.shape[0], -1))
+    return _arrays.to_numpy(_arrays.namespace(x).linalg.vector_norm(flat, axis=-1)).astype(np.float64) ** 2

@@ -1,18 +1,36 @@
-"""`decompose`: the public way from an array to a TensorTrain."""
+"""The public ways from dense arrays to trains: one tensor or matrix, or a batch of them in one call."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import Literal, TypedDict, Unpack, overload
+
+import numpy as np
 
 from ttlib import _arrays
-from ttlib._types import Array, Driver, RanksLike, ShapeLike
-from ttlib.cores.decompose import DecompositionReport, tt_svd
-from ttlib.errors import ShapeError
-from ttlib.linalg import resolve_driver
+from ttlib._types import Array, Cores, Driver, RanksLike, Shape, ShapeLike
+from ttlib.cores.decompose import tt_svd
+from ttlib.cores.matrix import interleave, unfuse
+from ttlib.cores.report import DecompositionReport
+from ttlib.cores.rounding import tt_round
+from ttlib.errors import BackendError, RankError, ShapeError
+from ttlib.linalg import SVDDriver, resolve_driver
+from ttlib.rank_selection import budget_of, ranks_for_budget
 from ttlib.ranks import check_tolerance, clip_ranks
 from ttlib.shapes import check_shape
 from ttlib.tensor_train import TensorTrain
+from ttlib.tt_matrix import TTMatrix
+
+
+class Truncation(TypedDict, total=False):
+    """How much to keep and by which driver: the options that all functions here share (see `decompose`)."""
+
+    ranks: RanksLike | None
+    eps: float | None
+    parameters: int | None
+    compression: float | None
+    driver: Driver | SVDDriver
 
 
 @overload
@@ -23,7 +41,9 @@ def decompose(
     shape: ShapeLike | None = None,
     ranks: RanksLike | None = None,
     eps: float | None = None,
-    driver: Driver = "auto",
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
     return_report: Literal[False] = False,
 ) -> TensorTrain: ...
 @overload
@@ -34,7 +54,9 @@ def decompose(
     shape: ShapeLike | None = None,
     ranks: RanksLike | None = None,
     eps: float | None = None,
-    driver: Driver = "auto",
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
     return_report: Literal[True],
 ) -> tuple[TensorTrain, DecompositionReport]: ...
 def decompose(
@@ -44,10 +66,12 @@ def decompose(
     shape: ShapeLike | None = None,
     ranks: RanksLike | None = None,
     eps: float | None = None,
-    driver: Driver = "auto",
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
     return_report: bool = False,
 ) -> TensorTrain | tuple[TensorTrain, DecompositionReport]:
-    """Decompose an array into a tensor train by TT-SVD, to given ranks, a given tolerance, or exactly.
+    """Decompose an array into a tensor train by TT-SVD: to ranks, to a tolerance, to a budget, or exactly.
 
     >>> import numpy as np, ttlib
     >>> W = np.random.default_rng(0).standard_normal((768, 64)) + 5
@@ -66,33 +90,273 @@ def decompose(
             order (`tensor.reshape(shape)`).  Default: the shape of the array.
         ranks: a cap on the ranks: one int for every inner bond, the d-1 inner ranks, or d+1 ranks with 1 at both
             ends.  Clipped to what the shape can carry.
-        eps: relative Frobenius tolerance; ||A - TT|| <= eps ||A|| is guaranteed, down to the rounding of the
-            dtype.  With `ranks` too the cap wins, and `report.tolerance_met` tells.
-        driver: how each truncated SVD is taken: "lapack", "qr" (QR of the long side first) or "auto".
+        eps: relative Frobenius tolerance, 0 to 1; ||A - TT|| <= eps ||A|| is guaranteed, down to the rounding of
+            the dtype.  With a cap too the cap wins, and `report.tolerance_met` tells.
+        parameters, compression: a cap on the numbers stored, or on dense entries per stored number, instead of
+            `ranks`; `ttlib.ranks_for_budget` spends it where it saves most.
+        driver: how each truncated SVD is taken: "lapack"; "qr" (QR of the long side first); "gram" (eigenvectors of
+            the Gram matrix, falls back to "qr" where it could not see the error); "sketch" (randomised, residual
+            measured); "auto" (LAPACK or QR by the shape); or a function that passes `ttlib.testing.check_driver`.
         return_report: return (tt, report) with the exact error and the spectrum of every bond.
 
     Returns:
         TensorTrain: in the library, dtype and device of the input; all cores but the last are left-orthogonal.
+        First derivatives flow through (of functions of the tensor it represents), equal singular values included.
 
     Raises:
         BackendError: not an array, or one of strings or booleans.
-        ShapeError, RankError, NonFiniteError: what is wrong, with the value and a remedy.
-        ValueError: an unknown driver, with the list of those there are.
+        ShapeError, RankError, NonFiniteError, UnknownDriverError: what is wrong, with the value and a remedy.
 
     Source: Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33 (2011), Algorithm 1.
     """
-    xp = _arrays.namespace(tensor)
-    _arrays.compute_dtype(tensor)  # refuses what is not a number
-    size = math.prod(tensor.shape)
-    if size == 0:
-        msg = f"the array of shape {tuple(tensor.shape)} holds no entries: there is nothing to decompose"
+    options = Truncation(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
+    trains, reports = decompose_batch([tensor], shape=shape, return_report=True, **options)
+    return (trains[0], reports[0]) if return_report else trains[0]
+
+
+@overload
+def decompose_matrix(
+    matrix: Array,
+    /,
+    *,
+    row_shape: ShapeLike,
+    col_shape: ShapeLike,
+    ranks: RanksLike | None = None,
+    eps: float | None = None,
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
+    return_report: Literal[False] = False,
+) -> TTMatrix: ...
+@overload
+def decompose_matrix(
+    matrix: Array,
+    /,
+    *,
+    row_shape: ShapeLike,
+    col_shape: ShapeLike,
+    ranks: RanksLike | None = None,
+    eps: float | None = None,
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
+    return_report: Literal[True],
+) -> tuple[TTMatrix, DecompositionReport]: ...
+def decompose_matrix(
+    matrix: Array,
+    /,
+    *,
+    row_shape: ShapeLike,
+    col_shape: ShapeLike,
+    ranks: RanksLike | None = None,
+    eps: float | None = None,
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
+    return_report: bool = False,
+) -> TTMatrix | tuple[TTMatrix, DecompositionReport]:
+    """Decompose a matrix into a TT-matrix, whose k-th core holds the k-th row mode and the k-th column mode.
+
+    >>> import numpy as np, ttlib
+    >>> W = np.kron(np.arange(6.0).reshape(2, 3), np.ones((4, 5)))
+    >>> ttlib.decompose_matrix(W, row_shape=[2, 4], col_shape=[3, 5])
+    TTMatrix(row_shape=(2, 4), col_shape=(3, 5), ranks=(1, 1, 1), parameters=26, compression=4.6x, numpy float64)
+
+    Args:
+        matrix: (rows, cols) with rows = m1 … md and cols = n1 … nd; dtypes as for `decompose`.
+        row_shape, col_shape: as many row modes (m1, …, md) as column modes (n1, …, nd).
+        ranks, eps, parameters, compression, driver, return_report: as for `decompose`; a bond k can carry at most the
+            product of the m n on either side of it.
+
+    Raises:
+        ShapeError: for sizes that do not fit, or different numbers of row and column modes; otherwise as `decompose`.
+
+    Source: Oseledets, Approximation of 2^d x 2^d matrices using tensor decomposition, SIAM J. Matrix Anal. Appl. 31
+    (2010); Oseledets 2011, section 4.3.
+    """
+    options = Truncation(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
+    found, reports = decompose_matrix_batch(
+        [matrix], row_shape=row_shape, col_shape=col_shape, return_report=True, **options
+    )
+    return (found[0], reports[0]) if return_report else found[0]
+
+
+@overload
+def decompose_batch(
+    tensors: Sequence[Array] | Array,
+    /,
+    *,
+    shape: ShapeLike | None = None,
+    return_report: Literal[False] = False,
+    **truncation: Unpack[Truncation],
+) -> list[TensorTrain]: ...
+@overload
+def decompose_batch(
+    tensors: Sequence[Array] | Array,
+    /,
+    *,
+    shape: ShapeLike | None = None,
+    return_report: Literal[True],
+    **truncation: Unpack[Truncation],
+) -> tuple[list[TensorTrain], list[DecompositionReport]]: ...
+def decompose_batch(
+    tensors: Sequence[Array] | Array,
+    /,
+    *,
+    shape: ShapeLike | None = None,
+    return_report: bool = False,
+    **truncation: Unpack[Truncation],
+) -> list[TensorTrain] | tuple[list[TensorTrain], list[DecompositionReport]]:
+    """Decompose arrays of equal size in one sweep over the whole stack: one SVD call a bond, not one an array.
+
+    >>> import numpy as np, ttlib
+    >>> weights = np.random.default_rng(0).standard_normal((3, 64, 32))
+    >>> trains, reports = ttlib.decompose_batch(weights, shape=[8, 8, 8, 4], eps=0.5, return_report=True)
+    >>> len(trains), {tt.ranks for tt in trains}, max(r.relative_error for r in reports) <= 0.5
+    (3, {(1, 8, 21, 4, 1)}, True)
+
+    Args:
+        tensors: a sequence of arrays of one library, dtype, device and size, or one array whose first axis numbers
+            them.
+        shape, ranks, eps, parameters, compression, driver, return_report: as for `decompose`.
+
+    Returns:
+        One TensorTrain an array (and one report), all of the same ranks: a bond keeps what the most demanding member
+        needs, so every member meets the tolerance and their cores can be stacked.
+
+    Raises:
+        As `decompose`, and ShapeError, BackendError for members that differ.
+    """
+    members = _members(tensors)
+    modes = check_shape(tuple(members[0].shape) if shape is None else shape, size=math.prod(members[0].shape))
+    laid_out = [_arrays.namespace(member).reshape(member, modes) for member in members]
+    found = _decompose(laid_out, modes, **truncation)
+    trains = [TensorTrain(cores) for cores, _ in found]
+    return (trains, [report for _, report in found]) if return_report else trains
+
+
+@overload
+def decompose_matrix_batch(
+    matrices: Sequence[Array] | Array,
+    /,
+    *,
+    row_shape: ShapeLike,
+    col_shape: ShapeLike,
+    return_report: Literal[False] = False,
+    **truncation: Unpack[Truncation],
+) -> list[TTMatrix]: ...
+@overload
+def decompose_matrix_batch(
+    matrices: Sequence[Array] | Array,
+    /,
+    *,
+    row_shape: ShapeLike,
+    col_shape: ShapeLike,
+    return_report: Literal[True],
+    **truncation: Unpack[Truncation],
+) -> tuple[list[TTMatrix], list[DecompositionReport]]: ...
+def decompose_matrix_batch(
+    matrices: Sequence[Array] | Array,
+    /,
+    *,
+    row_shape: ShapeLike,
+    col_shape: ShapeLike,
+    return_report: bool = False,
+    **truncation: Unpack[Truncation],
+) -> list[TTMatrix] | tuple[list[TTMatrix], list[DecompositionReport]]:
+    """Decompose matrices of equal size into TT-matrices in one sweep over the whole stack.
+
+    >>> import numpy as np, ttlib
+    >>> weights = np.random.default_rng(0).standard_normal((3, 24, 6))
+    >>> [A.ranks for A in ttlib.decompose_matrix_batch(weights, row_shape=[4, 6], col_shape=[2, 3], ranks=4)]
+    [(1, 4, 1), (1, 4, 1), (1, 4, 1)]
+
+    Arguments, results and errors: those of `decompose_matrix`, with the batch of `decompose_batch`.
+    """
+    members = _members(matrices)
+    rows, cols = check_shape(row_shape), check_shape(col_shape)
+    if len(rows) != len(cols):
+        msg = (
+            f"a TT-matrix pairs row modes with column modes, got {len(rows)} row modes {rows} and {len(cols)} column "
+            f"modes {cols}: pad the shorter list with 1s"
+        )
         raise ShapeError(msg)
-    modes = check_shape(tuple(tensor.shape) if shape is None else shape, size=size)
+    sides = (math.prod(rows), math.prod(cols))
+    if tuple(members[0].shape) != sides:
+        msg = (
+            f"row modes {rows} and column modes {cols} make a {sides[0]} x {sides[1]} matrix, got an array of shape "
+            f"{tuple(members[0].shape)}"
+        )
+        raise ShapeError(msg)
+    laid_out = [interleave(member, rows, cols) for member in members]
+    found = _decompose(laid_out, tuple(m * n for m, n in zip(rows, cols, strict=True)), **truncation)
+    values = [TTMatrix(unfuse(cores, rows, cols)) for cores, _ in found]
+    return (values, [report for _, report in found]) if return_report else values
+
+
+def _members(tensors: Sequence[Array] | Array) -> list[Array]:
+    """Return the arrays of a batch, checked to be of one library, dtype, device and size, with something in them."""
+    stacked = hasattr(tensors, "dtype")
+    if stacked and tensors.ndim == 0:  # type: ignore[union-attr]
+        msg = "a batch needs a first axis that numbers its members, got a 0-dimensional array"
+        raise ShapeError(msg)
+    members = [tensors[k, ...] for k in range(tensors.shape[0])] if stacked else list(tensors)  # type: ignore[union-attr,call-overload]
+    if not members:
+        msg = "the batch is empty: there is nothing to decompose"
+        raise ShapeError(msg)
+    _arrays.namespace(*members)
+    first = members[0]
+    _arrays.compute_dtype(first)  # refuses what is not a number
+    for k, member in enumerate(members):
+        if math.prod(member.shape) == 0:
+            msg = f"the array of shape {tuple(member.shape)} holds no entries: there is nothing to decompose"
+            raise ShapeError(msg)
+        if tuple(member.shape) != tuple(first.shape):
+            msg = f"array {k} of the batch has shape {tuple(member.shape)}, array 0 has {tuple(first.shape)}"
+            raise ShapeError(msg)
+        if member.dtype != first.dtype or _arrays.device(member) != _arrays.device(first):
+            msg = (
+                f"array {k} of the batch is {member.dtype} on {_arrays.device(member)}, array 0 is {first.dtype} on "
+                f"{_arrays.device(first)}: convert them to one dtype and device"
+            )
+            raise BackendError(msg)
+    return members
+
+
+def _decompose(
+    tensors: list[Array],
+    modes: Shape,
+    *,
+    ranks: RanksLike | None = None,
+    eps: float | None = None,
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
+) -> list[tuple[Cores, DecompositionReport]]:
+    size = math.prod(modes)
+    budget = budget_of(size, parameters=parameters, compression=compression)
+    if budget is not None and ranks is not None:
+        msg = f"give ranks ({ranks!r}) or a budget of parameters ({budget}), not both: each decides the ranks"
+        raise RankError(msg)
     # Without a cap every bond may be as large as the tensor: clipping turns that into the largest ranks there are.
     max_ranks = clip_ranks(modes, size if ranks is None else ranks)
     tolerance = None if eps is None else check_tolerance(eps)
-    resolve_driver(driver)
-    _arrays.check_finite(tensor)
-    cores, report = tt_svd(xp.reshape(tensor, modes), modes, max_ranks=max_ranks, eps=tolerance, driver=driver)
-    tt = TensorTrain(cores)
-    return (tt, report) if return_report else tt
+    svd = resolve_driver(driver)
+    name = "the input" if len(tensors) == 1 else "array {} of the batch"
+    for k, tensor in enumerate(tensors):
+        _arrays.check_finite(tensor, name=name.format(k))
+    found = tt_svd(tensors, modes, max_ranks=max_ranks, eps=None if budget else tolerance, driver=svd)
+    if budget is None:
+        return found
+    # The spectra of all bonds decide who gets the budget, so the exact train comes first and is cut afterwards.
+    spectra = [
+        np.max(np.stack(bond), axis=0).tolist() for bond in zip(*(r.singular_values for _, r in found), strict=True)
+    ]
+    caps = ranks_for_budget(modes, singular_values=spectra, parameters=budget)
+    dtype = _arrays.result_dtype(tensors[0])
+    return [tt_round(_widened(cores), max_ranks=caps, eps=tolerance, driver=svd, dtype=dtype) for cores, _ in found]
+
+
+def _widened(cores: Cores) -> Cores:
+    dtype = _arrays.compute_dtype(cores[0])
+    return tuple(_arrays.astype(core, dtype) for core in cores)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from ttlib._types import Shape, ShapeLike
@@ -168,3 +168,19 @@ def _greedy_balanced(n: int, parts: int) -> Shape:
 
 def _without_ones(modes: Shape) -> Shape:
     return tuple(mode for mode in modes if mode > 1)
+
+
+def check_axes(axes: int | Sequence[int] | None, *, order: int, name: str = "axis") -> Shape:
+    """Return *axes* as ascending mode numbers below *order*; None means all, negative ones count from the end."""
+    given = range(order) if axes is None else axes if isinstance(axes, Iterable) else (axes,)
+    modes = []
+    for axis in given:
+        mode = check_integer(axis, name=name, minimum=-order)
+        if mode >= order:
+            msg = f"{name} {mode} is out of range for {order} modes: choose {-order} to {order - 1}"
+            raise ShapeError(msg)
+        modes.append(mode % order)
+    if len(set(modes)) != len(modes):
+        msg = f"{name} {tuple(given)} names a mode twice"
+        raise ShapeError(msg)
+    return tuple(sorted(modes))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ttlib import _arrays
-from ttlib._types import Array, Cores, Ranks, Shape
+from ttlib._types import Array, Cores, Shape
+from ttlib.cores import algebra
 from ttlib.cores.contraction import factor_pair, reconstruct
-from ttlib.errors import BackendError, RankError, ShapeError
-from ttlib.shapes import check_integer, find_split
+from ttlib.errors import ShapeError
+from ttlib.indexing import check_indices, expand_index
+from ttlib.shapes import check_axes, check_integer, find_split
+from ttlib.train import Train
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class TensorTrain:
+class TensorTrain(Train):
     """A tensor A[i1, …, id] = G1[:, i1, :] G2[:, i2, :] … Gd[:, id, :] (Oseledets 2011).
 
     >>> import numpy as np, ttlib
@@ -31,14 +34,8 @@ class TensorTrain:
         ShapeError, RankError, BackendError: when the cores do not form a train.
     """
 
-    cores: Cores
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.cores, Iterable) or hasattr(self.cores, "dtype"):
-            msg = f"cores must be a sequence of three-dimensional arrays, got {type(self.cores).__name__}"
-            raise ShapeError(msg)
-        object.__setattr__(self, "cores", tuple(self.cores))
-        _check_cores(self.cores)
+    _core_dimensions: ClassVar[int] = 3
+    _core_axes: ClassVar[str] = "three-dimensional (r, n, r')"
 
     @property
     def shape(self) -> Shape:
@@ -46,51 +43,13 @@ class TensorTrain:
         return tuple(int(core.shape[1]) for core in self.cores)
 
     @property
-    def ranks(self) -> Ranks:
-        """The d+1 bond dimensions, with a 1 at both ends."""
-        return (1, *(int(core.shape[2]) for core in self.cores))
-
-    @property
-    def order(self) -> int:
-        """The number of modes d."""
-        return len(self.cores)
-
-    @property
-    def parameters(self) -> int:
-        """Numbers stored, over all cores."""
-        return sum(math.prod(core.shape) for core in self.cores)
-
-    @property
-    def size(self) -> int:
-        """Numbers stored, as scipy's sparse arrays count: `nbytes` is `size` times the item size.
-
-        The dense tensor has `math.prod(tt.shape)` entries.
-        """
-        return self.parameters
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes stored, over all cores."""
-        return sum(_arrays.nbytes(core) for core in self.cores)
-
-    @property
-    def compression(self) -> float:
-        """Entries of the dense tensor per stored number."""
-        return math.prod(self.shape) / self.parameters
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the cores."""
-        return self.cores[0].dtype
-
-    @property
-    def device(self) -> Any:
-        """The device of the cores, in the words of their library."""
-        return _arrays.device(self.cores[0])
+    def T(self) -> TensorTrain:  # noqa: N802  # the name that arrays have for it
+        """The tensor with its modes in reverse order, as `numpy.ndarray.T`."""
+        return TensorTrain(algebra.reverse(self.cores))
 
     def to_tensor(self) -> Array:
         """Return the dense tensor (n1, …, nd), calculated in at least float32, in the dtype of the cores."""
-        return _arrays.astype(reconstruct(self._working_cores()), self.dtype)
+        return _arrays.astype(reconstruct(self._working()), self.dtype)
 
     def to_matrix(self, rows: int, cols: int) -> Array:
         """Return the dense (rows, cols) matrix, the row-major reshape of the tensor.
@@ -113,12 +72,76 @@ class TensorTrain:
             xp = _arrays.namespace(*self.cores)
             column = _arrays.reshape(self.to_tensor(), (rows, 1))
             return column, xp.ones((1, 1), dtype=self.dtype, device=self.device)
-        left, right = factor_pair(self._working_cores(), split)
+        left, right = factor_pair(self._working(), split)
         return _arrays.astype(left, self.dtype), _arrays.astype(right, self.dtype)
 
-    def _working_cores(self) -> Cores:
-        dtype = _arrays.compute_dtype(self.cores[0])
-        return tuple(_arrays.astype(core, dtype) for core in self.cores)
+    def __getitem__(self, index: Any) -> TensorTrain | Array:
+        """Return an entry for d ints, a smaller train where slices remain; as numpy, without None and masks.
+
+        >>> import ttlib
+        >>> tt = ttlib.ones((3, 4, 5))
+        >>> float(tt[0, -1, 2]), tt[0, ..., 1:3].shape
+        (1.0, (4, 2))
+
+        Raises ShapeError for an index out of range, BackendError for one that is neither int nor slice.
+        """
+        picks = expand_index(index, self.shape)
+        cores = tuple(
+            core[:, pick, :] if isinstance(pick, slice) else core
+            for core, pick in zip(self._working(), picks, strict=True)
+        )
+        fixed = {k: core[:, picks[k], :] for k, core in enumerate(cores) if isinstance(picks[k], int)}
+        return self._contract(cores, fixed)
+
+    def sum(self, axis: int | Sequence[int] | None = None) -> TensorTrain | Array:
+        """Return the sum over the modes *axis* (all by default): a smaller train, the marginal, or a scalar.
+
+        >>> import ttlib
+        >>> tt = ttlib.ones((3, 4, 5))
+        >>> float(tt.sum()), tt.sum(axis=(0, -1)).shape
+        (60.0, (4,))
+        """
+        xp = _arrays.namespace(*self.cores)
+        cores = self._working()
+        summed = {k: xp.sum(cores[k], axis=1) for k in check_axes(axis, order=self.order)}
+        return self._contract(cores, summed) if summed else self
+
+    def elements(self, indices: Any) -> Array:
+        """Return the entries (B,) at the rows of an integer index array (B, d); negative indices count from the end.
+
+        >>> import numpy as np, ttlib
+        >>> ttlib.rank_one([np.arange(3.0), np.arange(4.0)]).elements(np.array([[2, 3], [-1, 1]])).tolist()
+        [6.0, 2.0]
+
+        Differentiable in the cores.  Raises ShapeError, BackendError.
+        """
+        checked = check_indices(indices, self.shape)
+        columns = [_arrays.as_indices(checked[:, k], like=self.cores[0]) for k in range(self.order)]
+        return _arrays.astype(algebra.entries(self._working(), columns), self.dtype)
+
+    def __matmul__(self, other: TensorTrain) -> Array:
+        """Return the sum over all entries of the product of two trains, without conjugation, as for two vectors."""
+        if not isinstance(other, TensorTrain):
+            return NotImplemented
+        return self.conj().dot(other)
+
+    def _contract(self, cores: Cores, matrices: dict[int, Array]) -> TensorTrain | Array:
+        result = algebra.contract_modes(cores, matrices)
+        if isinstance(result, tuple):
+            return self._like(result)
+        return _arrays.astype(result, self.dtype)[()]
+
+    def _fused(self) -> Cores:
+        return self.cores
+
+    def _like(self, cores: Cores) -> TensorTrain:
+        return TensorTrain(tuple(_arrays.astype(core, self.dtype) for core in cores))
+
+    def _modes(self) -> Shape:
+        return self.shape
+
+    def _layout(self) -> object:
+        return self.shape
 
     def __repr__(self) -> str:
         return (
@@ -126,28 +149,3 @@ class TensorTrain:
             f"compression={self.compression:.1f}x, {_arrays.library(self.cores[0])} "
             f"{_arrays.dtype_name(self.dtype)})"
         )
-
-
-def _check_cores(cores: Cores) -> None:
-    if not cores:
-        msg = "a tensor train needs at least one core, got none"
-        raise ShapeError(msg)
-    _arrays.namespace(*cores)
-    left = 1
-    for k, core in enumerate(cores):
-        if core.ndim != 3 or 0 in core.shape:
-            msg = f"core {k} has shape {tuple(core.shape)}: cores are three-dimensional (r, n, r'), no side empty"
-            raise ShapeError(msg)
-        if core.shape[0] != left:
-            msg = f"core {k} has shape {tuple(core.shape)}, but the bond to its left has rank {left}"
-            raise RankError(msg)
-        if core.dtype != cores[0].dtype or _arrays.device(core) != _arrays.device(cores[0]):
-            msg = (
-                f"core {k} is {core.dtype} on {_arrays.device(core)}, core 0 is {cores[0].dtype} on "
-                f"{_arrays.device(cores[0])}: give all cores one dtype and device"
-            )
-            raise BackendError(msg)
-        left = int(core.shape[2])
-    if left != 1:
-        msg = f"the last core has shape {tuple(cores[-1].shape)}: its right rank must be 1, got {left}"
-        raise RankError(msg)

@@ -1,4 +1,4 @@
-"""Random cores whose reconstruction has a stated standard deviation."""
+"""Random cores: with a stated spread of the entries they make, or orthogonal."""
 
 from __future__ import annotations
 
@@ -36,3 +36,20 @@ def gaussian_cores(
         from_numpy(scale * generator.standard_normal((left, mode, right)), like=like)
         for mode, (left, right) in zip(shape, pairwise(ranks), strict=True)
     )
+
+
+def orthogonal_cores(
+    shape: Shape, ranks: Ranks, *, std: float, generator: np.random.Generator, like: Array | None = None
+) -> Cores:
+    """Draw left-orthogonal cores, uniformly (by the Haar measure), and a last core that sets the norm.
+
+    The norm is exactly std * sqrt(entries), so the mean square of the dense entries is std^2 in every draw, where
+    Gaussian cores only have it on average.  *ranks* must be clipped to the shape.
+    """
+    cores = []
+    for mode, (left, right) in zip(shape[:-1], pairwise(ranks[:-1]), strict=True):
+        q, r = np.linalg.qr(generator.standard_normal((left * mode, right)))
+        cores.append((q * np.sign(np.diagonal(r))).reshape(left, mode, right))  # the signs make it uniform
+    last = generator.standard_normal((ranks[-2], shape[-1], 1))
+    norm = std * math.sqrt(math.prod(shape))
+    return tuple(from_numpy(core, like=like) for core in (*cores, last * (norm / np.linalg.norm(last))))

@@ -1,0 +1,449 @@
+"""What a tensor train and a TT-matrix share: immutable cores, arithmetic, norms, canonical forms, rounding.
+
+Everything here sees the train over single modes, `_fused()`; a subclass says what a mode is.  The methods are thin: the
+mathematics is in `ttlib.cores`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, overload
+
+import numpy as np
+
+from ttlib import _arrays
+from ttlib._types import Array, Cores, Driver, Ranks, RanksLike, Shape
+from ttlib.cores import algebra, canonical
+from ttlib.cores.report import DecompositionReport
+from ttlib.cores.rounding import tt_round
+from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError
+from ttlib.linalg import SVDDriver, resolve_driver
+from ttlib.rank_selection import budget_of, ranks_for_budget
+from ttlib.ranks import check_tolerance, clip_ranks
+from ttlib.shapes import check_integer
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Train:
+    """Cores of one library, dtype and device whose neighbouring bonds agree; see the subclasses."""
+
+    cores: Cores
+
+    _core_dimensions: ClassVar[int]
+    _core_axes: ClassVar[str]
+    # numpy scalars and arrays leave `x * train` and `x @ train` to the train
+    __array_ufunc__: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cores, Iterable) or hasattr(self.cores, "dtype"):
+            msg = f"cores must be a sequence of arrays {self._core_axes}, got {type(self.cores).__name__}"
+            raise ShapeError(msg)
+        object.__setattr__(self, "cores", tuple(self.cores))
+        _check_cores(self.cores, self._core_dimensions, self._core_axes)
+
+    # What it is
+
+    @property
+    def ranks(self) -> Ranks:
+        """The d+1 bond dimensions, with a 1 at both ends."""
+        return (1, *(int(core.shape[-1]) for core in self.cores))
+
+    @property
+    def order(self) -> int:
+        """The number of cores d."""
+        return len(self.cores)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored, over all cores."""
+        return sum(math.prod(core.shape) for core in self.cores)
+
+    @property
+    def size(self) -> int:
+        """Numbers stored, as scipy's sparse arrays count: `nbytes` is `size` times the item size.
+
+        The dense form has more entries: the product of all modes.
+        """
+        return self.parameters
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored, over all cores."""
+        return sum(_arrays.nbytes(core) for core in self.cores)
+
+    @property
+    def compression(self) -> float:
+        """Entries of the dense form per stored number."""
+        return math.prod(self._modes()) / self.parameters
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the cores."""
+        return self.cores[0].dtype
+
+    @property
+    def device(self) -> Any:
+        """The device of the cores, in the words of their library."""
+        return _arrays.device(self.cores[0])
+
+    # Measures
+
+    def norm(self) -> Array:
+        """Return the Frobenius norm, a real scalar, calculated in at least float32.
+
+        >>> import ttlib
+        >>> round(float((2 * ttlib.ones((3, 4, 3))).norm()), 12)
+        12.0
+
+        From orthogonal factors, so the norm of a difference keeps its digits; where autograd follows the cores, from
+        the inner product instead, which has derivatives of every order.  Infinite beyond the range of the dtype (see
+        `log_norm`).  Raises NonFiniteError for cores that hold NaN or infinities.
+        """
+        if any(_arrays.is_traced(core) for core in self.cores):
+            xp = _arrays.namespace(*self.cores)
+            square, exponent = algebra.inner(*[self._working()] * 2)
+            square = xp.real(square) if _arrays.is_complex(square) else square
+            return _arrays.ldexp(xp.sqrt(_arrays.ldexp(square, exponent % 2)), exponent // 2)
+        mantissa, exponent = canonical.norm(self._finite())
+        return _arrays.ldexp(_arrays.as_scalar(mantissa, like=self._working()[0]), exponent)
+
+    def log_norm(self) -> float:
+        """Return the natural logarithm of the norm, finite for every train but zero (minus infinity).
+
+        >>> import ttlib
+        >>> round(ttlib.ones((10,) * 1000).log_norm(), 3)  # the norm is 10^500
+        1151.293
+        """
+        mantissa, exponent = canonical.norm(self._finite())
+        return math.log(mantissa) + exponent * math.log(2) if mantissa else -math.inf
+
+    def dot(self, other: Self) -> Array:
+        """Return the inner product sum conj(self) * other as a scalar, calculated in at least float32.
+
+        Raises ShapeError, BackendError when the two differ in modes, library, dtype or device.
+        """
+        self._check_operand(other, "dot")
+        mantissa, exponent = algebra.inner(self._working(), other._working())
+        return _arrays.ldexp(mantissa, exponent)
+
+    def singular_values(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return the singular values of the unfolding at each of the d-1 inner bonds, descending float64 arrays."""
+        cores = tuple(_arrays.stop_gradient(core) for core in self._finite())
+        auto = resolve_driver("auto")
+        _, report = tt_round(cores, max_ranks=self.ranks, eps=0.0, driver=auto, dtype=cores[0].dtype)
+        return report.singular_values
+
+    # Forms
+
+    def left_orthogonal(self) -> Self:
+        """Return the same train with all cores but the last left-orthogonal: sum_i G[:, i, :]^H G[:, i, :] = I.
+
+        Differentiable where no core is rank-deficient.  Raises NonFiniteError when a core is not finite, or the last
+        one could not hold the norm.
+        """
+        return self.orthogonal(self.order - 1)
+
+    def right_orthogonal(self) -> Self:
+        """Return the same train with all cores but the first right-orthogonal: sum_i G[:, i, :] G[:, i, :]^H = I.
+
+        As `left_orthogonal`, mirrored.
+        """
+        return self.orthogonal(0)
+
+    def orthogonal(self, centre: int) -> Self:
+        """Return the mixed canonical form: left-orthogonal before core *centre*, right-orthogonal after it.
+
+        >>> import ttlib
+        >>> tt = ttlib.random((4, 5, 6), ranks=3, seed=0).orthogonal(1)
+        >>> abs(float(tt.norm()) - float((tt.cores[1] ** 2).sum() ** 0.5)) < 1e-10
+        True
+
+        Args:
+            centre: a core number, 0 <= centre < d (negative ones count from the end).
+
+        Raises ShapeError, NonFiniteError.  Source: Oseledets 2011, Algorithm 2; Holtz, Rohwedder, Schneider 2012.
+        """
+        place = check_integer(centre, name="centre", minimum=-self.order)
+        if place >= self.order:
+            msg = f"centre {place} is out of range for {self.order} cores: choose {-self.order} to {self.order - 1}"
+            raise ShapeError(msg)
+        place %= self.order
+        cores, exponent = canonical.orthogonalise(self._finite(), place)
+        top = exponent + _arrays.exponent(_arrays.largest_magnitude(cores[place]))
+        if top > _arrays.largest_exponent(self.cores[0]):
+            msg = (
+                f"the norm, about 2**{top}, is beyond the range of {_arrays.dtype_name(self.dtype)}, and an "
+                f"orthogonal form holds it in one core: divide first, or use round(), which spreads it"
+            )
+            raise NonFiniteError(msg)
+        cores = (*cores[:place], _arrays.ldexp(cores[place], exponent), *cores[place + 1 :])
+        return self._like(cores)
+
+    @overload
+    def round(
+        self,
+        *,
+        eps: float | None = None,
+        ranks: RanksLike | None = None,
+        parameters: int | None = None,
+        compression: float | None = None,
+        driver: Driver | SVDDriver = "auto",
+        return_report: Literal[False] = False,
+    ) -> Self: ...
+    @overload
+    def round(
+        self,
+        *,
+        eps: float | None = None,
+        ranks: RanksLike | None = None,
+        parameters: int | None = None,
+        compression: float | None = None,
+        driver: Driver | SVDDriver = "auto",
+        return_report: Literal[True],
+    ) -> tuple[Self, DecompositionReport]: ...
+    def round(
+        self,
+        *,
+        eps: float | None = None,
+        ranks: RanksLike | None = None,
+        parameters: int | None = None,
+        compression: float | None = None,
+        driver: Driver | SVDDriver = "auto",
+        return_report: bool = False,
+    ) -> Self | tuple[Self, DecompositionReport]:
+        """Return a train of smaller ranks, as close as asked: ||A - result|| <= eps ||A||, guaranteed.
+
+        >>> import ttlib
+        >>> tt = ttlib.random((4, 5, 6), ranks=3, seed=0)
+        >>> (tt + tt).ranks, (tt + tt).round(eps=1e-10).ranks
+        ((1, 6, 6, 1), (1, 3, 3, 1))
+
+        Args:
+            eps: relative Frobenius tolerance.  With a cap too the cap wins, and `report.tolerance_met` tells.
+            ranks: a cap: one int, the d-1 inner ranks, or d+1 ranks with 1 at both ends.
+            parameters, compression: a cap on the numbers stored, or on dense entries per stored number; the ranks
+                are chosen by `ttlib.ranks_for_budget`.
+            driver: as for `ttlib.decompose`.
+            return_report: return (train, report) with the exact error and the spectrum of every bond.
+
+        With nothing asked only what is rounding noise goes.  First derivatives flow through wherever the last value
+        kept and the first one dropped differ.  Raises RankError, ShapeError, NonFiniteError.
+
+        Source: Oseledets 2011, Algorithm 2.
+        """
+        budget = budget_of(math.prod(self._modes()), parameters=parameters, compression=compression)
+        max_ranks = self._rank_cap(ranks, budget)
+        tolerance = None if eps is None else check_tolerance(eps)
+        cores, report = tt_round(
+            self._finite(), max_ranks=max_ranks, eps=tolerance, driver=resolve_driver(driver), dtype=self.dtype
+        )
+        result = self._like(cores)
+        return (result, report) if return_report else result
+
+    def _rank_cap(self, ranks: RanksLike | None, budget: int | None) -> Ranks:
+        modes = self._modes()
+        if budget is None:
+            return clip_ranks(modes, self.ranks if ranks is None else ranks)
+        if ranks is not None:
+            msg = f"give ranks ({ranks!r}) or a budget of parameters ({budget}), not both: each decides the ranks"
+            raise RankError(msg)
+        return ranks_for_budget(modes, singular_values=[list(s) for s in self.singular_values()], parameters=budget)
+
+    # Arithmetic
+
+    def __add__(self, other: Self | complex) -> Self:
+        if isinstance(other, Train):
+            self._check_operand(other, "+")
+            return self._like(algebra.add(self._fused(), other._fused()))
+        if _is_number(other):
+            train = self._promoted(_plain(other))
+            return train + train._constant_train(other)
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Self:
+        return self * -1.0
+
+    def __sub__(self, other: Self | complex) -> Self:
+        return self + -other if isinstance(other, Train) or _is_number(other) else NotImplemented
+
+    def __rsub__(self, other: complex) -> Self:
+        return -self + other
+
+    def __mul__(self, other: Self | complex) -> Self:
+        """Multiply by a number, or entry by entry by a train of the same modes (Hadamard product)."""
+        if isinstance(other, Train):
+            self._check_operand(other, "*")
+            return self._like(algebra.hadamard(self._fused(), other._fused()))
+        if _is_number(other):
+            number = _plain(other)
+            train = self._promoted(number)
+            return train._like(algebra.scale(train._fused(), number))
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: complex) -> Self:
+        if not _is_number(other):
+            return NotImplemented
+        number = _plain(other)
+        if not hasattr(number, "dtype") and number == 0:
+            msg = f"division of a {type(self).__name__} by zero"
+            raise ZeroDivisionError(msg)
+        train = self._promoted(number)
+        cores = train._fused()
+        return train._like((*cores[:-1], cores[-1] / number))
+
+    def conj(self) -> Self:
+        """Return the complex conjugate (itself where the cores are real)."""
+        return type(self)(algebra.conj(self.cores))
+
+    def kron(self, other: Self) -> Self:
+        """Return the Kronecker (outer) product: the modes of this train followed by those of *other*.
+
+        >>> import ttlib
+        >>> ttlib.eye((2, 3)).kron(ttlib.eye((2,))).row_shape
+        (2, 3, 2)
+        """
+        self._check_kind(other, "kron")
+        return type(self)((*self.cores, *other.cores))
+
+    # Conversion
+
+    def to(self, *, dtype: Any = None, device: Any = None, like: Array | None = None) -> Self:
+        """Return the train in another dtype, on another device, or in the library of another array.
+
+        >>> import numpy as np, torch, ttlib
+        >>> ttlib.ones((2, 3)).to(like=torch.zeros(1, dtype=torch.float64)).cores[0].dtype
+        torch.float64
+
+        Args:
+            dtype: a name such as "float32", or a dtype of any library.
+            device: in the words of the library of the cores.
+            like: an array whose library, dtype and device to take; this goes through host memory and leaves any
+                autograd graph.  `dtype` and `device` are applied after it.
+
+        Raises BackendError for a dtype that is not a floating or complex one, or that would drop an imaginary part.
+        """
+        cores = self.cores
+        if like is not None:
+            target = like.dtype if dtype is None else dtype
+            cores = tuple(_move(core, like, _arrays.find_dtype(like, target)) for core in cores)
+        elif dtype is not None:
+            cores = tuple(_cast(core, _arrays.find_dtype(core, dtype)) for core in cores)
+        if device is not None:
+            cores = tuple(_arrays.to_device(core, device) for core in cores)
+        return type(self)(cores)
+
+    # What a subclass says, and what follows
+
+    def _fused(self) -> Cores:
+        """Return the cores as a train over single modes (r, n, r')."""
+        raise NotImplementedError
+
+    def _like(self, cores: Cores) -> Self:
+        """Return a train of the same modes from cores (r, n, r'), cast to the dtype of this one."""
+        raise NotImplementedError
+
+    def _modes(self) -> Shape:
+        """Return the single modes."""
+        raise NotImplementedError
+
+    def _layout(self) -> object:
+        """Return what must agree for two trains to be added."""
+        raise NotImplementedError
+
+    def _working(self) -> Cores:
+        dtype = _arrays.compute_dtype(self.cores[0])
+        return tuple(_arrays.astype(core, dtype) for core in self._fused())
+
+    def _finite(self) -> Cores:
+        for k, core in enumerate(self.cores):
+            _arrays.check_finite(core, name=f"core {k}")
+        return self._working()
+
+    def _promoted(self, number: Array | complex) -> Self:
+        """Return this train in complex numbers if *number* is one and the cores are not."""
+        imaginary = _arrays.is_complex(number) if hasattr(number, "dtype") else isinstance(number, complex)
+        if not imaginary or _arrays.is_complex(self.cores[0]):
+            return self
+        name = {"float64": "complex128"}.get(_arrays.dtype_name(self.dtype), "complex64")
+        return self.to(dtype=name)
+
+    def _constant_train(self, number: Array | complex) -> Self:
+        xp = _arrays.namespace(*self.cores)
+        kind = {"dtype": self.dtype, "device": self.device}
+        return self._like(tuple(xp.ones((1, mode, 1), **kind) for mode in self._modes())) * number
+
+    def _check_kind(self, other: object, operation: str) -> None:
+        if type(other) is not type(self):
+            msg = f"{operation} needs two values of {type(self).__name__}, got {type(other).__name__}"
+            raise BackendError(msg)
+        self._check_backend(other, operation)
+
+    def _check_backend(self, other: Train, operation: str) -> None:
+        ours, theirs = self._backend(), other._backend()
+        if ours != theirs:
+            msg = f"{operation} needs one library, dtype and device, got {ours} and {theirs}: convert one with .to(…)"
+            raise BackendError(msg)
+
+    def _check_operand(self, other: object, operation: str) -> None:
+        self._check_kind(other, operation)
+        if self._layout() != other._layout():  # type: ignore[attr-defined]  # of our own type, as checked
+            msg = f"{operation} needs equal modes, got {self._layout()} and {other._layout()}"  # type: ignore[attr-defined]
+            raise ShapeError(msg)
+
+    def _backend(self) -> tuple[str, str, str]:
+        return _arrays.library(self.cores[0]), _arrays.dtype_name(self.dtype), str(self.device)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, complex, np.number)) or getattr(value, "shape", None) == ()
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's scalars and 0-dimensional arrays as Python numbers: theirs would decide the dtype of the result."""
+    return value.item() if isinstance(value, (np.number, np.ndarray)) else value
+
+
+def _cast(core: Array, dtype: Any) -> Array:
+    xp = _arrays.namespace(core)
+    if _arrays.is_complex(core) and not xp.isdtype(dtype, "complex floating"):
+        msg = f"casting {_arrays.dtype_name(core.dtype)} to {_arrays.dtype_name(dtype)} would drop the imaginary parts"
+        raise BackendError(msg)
+    return _arrays.astype(core, dtype)
+
+
+def _move(core: Array, like: Array, dtype: Any) -> Array:
+    if _arrays.library(core) != _arrays.library(like):
+        widest = _arrays.find_dtype(like, _arrays.dtype_name(_arrays.compute_dtype(core)))
+        core = _arrays.from_numpy(_arrays.to_numpy(core), like=like, dtype=widest)
+    return _cast(_arrays.to_device(core, _arrays.device(like)), dtype)
+
+
+def _check_cores(cores: Cores, dimensions: int, axes: str) -> None:
+    if not cores:
+        msg = "a train needs at least one core, got none"
+        raise ShapeError(msg)
+    _arrays.namespace(*cores)
+    left = 1
+    for k, core in enumerate(cores):
+        if core.ndim != dimensions or 0 in core.shape:
+            msg = f"core {k} has shape {tuple(core.shape)}: cores are {axes}, no side empty"
+            raise ShapeError(msg)
+        if core.shape[0] != left:
+            msg = f"core {k} has shape {tuple(core.shape)}, but the bond to its left has rank {left}"
+            raise RankError(msg)
+        if core.dtype != cores[0].dtype or _arrays.device(core) != _arrays.device(cores[0]):
+            msg = (
+                f"core {k} is {core.dtype} on {_arrays.device(core)}, core 0 is {cores[0].dtype} on "
+                f"{_arrays.device(cores[0])}: give all cores one dtype and device"
+            )
+            raise BackendError(msg)
+        left = int(core.shape[-1])
+    if left != 1:
+        msg = f"the last core has shape {tuple(cores[-1].shape)}: its right rank must be 1, got {left}"
+        raise RankError(msg)

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ttlib._files import remove, replacing
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary path beside `path` to write a file or folder to; a clean exit moves it into place.
-
-    The temporary name keeps the suffix (some writers choose the format by it) and is removed when the body raises.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)  # replacing swaps files, but refuses a folder that is not empty
-        temporary.replace(path)
-    finally:
-        remove(temporary)
+__all__ = ["read_json", "remove", "replacing", "write_json", "write_tensors"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,11 +33,3 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str,
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a whole folder if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,17 +1,30 @@
-"""ttlib: tensor-train mathematics on numpy and torch arrays."""
+"""ttlib: tensor-train mathematics on numpy, torch and other array-API libraries."""
 
 from __future__ import annotations
 
-from ttlib import noise_reduction
-from ttlib.constructors import random
-from ttlib.cores.decompose import DecompositionReport
+from ttlib import interop, noise_reduction, testing
+from ttlib.constructors import eye, ones, random, random_orthogonal, rank_one, zeros
+from ttlib.cores.report import DecompositionReport
 from ttlib.cost import count_parameters
-from ttlib.decomposition import decompose
-from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError, TTError, TTFileError
+from ttlib.decomposition import decompose, decompose_batch, decompose_matrix, decompose_matrix_batch
+from ttlib.errors import (
+    BackendError,
+    NonFiniteError,
+    RankError,
+    ShapeError,
+    TTError,
+    TTFileError,
+    UnknownDriverError,
+)
+from ttlib.rank_selection import ranks_for_budget
 from ttlib.ranks import clip_ranks
 from ttlib.shape_search import ShapeCandidate, search_shapes
 from ttlib.shapes import factorize, find_split
+from ttlib.spectral import SpectralStart, spectral_start
+from ttlib.storage import load, save
+from ttlib.sums import round_sum
 from ttlib.tensor_train import TensorTrain
+from ttlib.tt_matrix import TTMatrix
 
 __version__ = "0.1.0"
 
@@ -22,15 +35,33 @@ __all__ = [
     "RankError",
     "ShapeCandidate",
     "ShapeError",
+    "SpectralStart",
     "TTError",
     "TTFileError",
+    "TTMatrix",
     "TensorTrain",
+    "UnknownDriverError",
     "clip_ranks",
     "count_parameters",
     "decompose",
+    "decompose_batch",
+    "decompose_matrix",
+    "decompose_matrix_batch",
+    "eye",
     "factorize",
     "find_split",
+    "interop",
+    "load",
     "noise_reduction",
+    "ones",
     "random",
+    "random_orthogonal",
+    "rank_one",
+    "ranks_for_budget",
+    "round_sum",
+    "save",
     "search_shapes",
+    "spectral_start",
+    "testing",
+    "zeros",
 ]

@@ -95,6 +95,34 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
     return host.astype(np.float32) if dtype_name(host.dtype) in _HALF else host
 
 
+def to_host_bits(x: Array) -> np.ndarray[Any, Any]:
+    """Copy *x* to host memory in C order without rounding any number; bfloat16 arrives as its bits, in int16."""
+    x = stop_gradient(x)
+    if hasattr(x, "cpu"):  # torch, which may have put off a conjugation or a change of sign
+        x = x.cpu().resolve_conj().resolve_neg()
+        x = x.view(namespace(x).int16) if dtype_name(x.dtype) == "bfloat16" else x
+    elif hasattr(x, "get"):  # cupy
+        x = x.get()
+    return np.ascontiguousarray(x)
+
+
+def from_host_bits(bits: np.ndarray[Any, Any], *, dtype: str, like: Array) -> Array:
+    """Undo `to_host_bits`, in the library and on the device of *like*; BackendError where it has no such dtype."""
+    xp = namespace(like)
+    if not hasattr(xp, dtype):
+        msg = f"{library(like)} has no {dtype}: choose another library, as with like=torch.zeros(())"
+        raise BackendError(msg)
+    array = xp.asarray(bits, device=array_api_compat.device(like))
+    array = array.view(xp.bfloat16) if dtype == "bfloat16" else array
+    if dtype_name(array.dtype) != dtype:
+        msg = (
+            f"of {dtype} {library(like)} made {dtype_name(array.dtype)}: choose another library, or allow {dtype} in "
+            f"this one (jax: jax_enable_x64)"
+        )
+        raise BackendError(msg)
+    return array
+
+
 def stop_gradient(x: Array) -> Array:
     """Return *x* as a constant: the same numbers, outside any autograd graph."""
     if hasattr(x, "detach"):

@@ -201,14 +201,7 @@ def _count_non_finite(words: _Words, layout: Layout) -> int:
 
 def _to_words(core: Array, layout: Layout) -> _Words:
     """Return the numbers of a core in host memory, C order and little-endian, without rounding any."""
-    core = _arrays.stop_gradient(core)
-    if hasattr(core, "cpu"):  # torch, which may have put off a conjugation or a change of sign
-        core = core.cpu().resolve_conj().resolve_neg()
-        if layout.code == "BF16":
-            core = core.view(_arrays.namespace(core).int16)
-    elif hasattr(core, "get"):  # cupy
-        core = core.get()
-    host = np.ascontiguousarray(core)
+    host = _arrays.to_host_bits(core)
     if host.dtype.str.startswith(">"):
         host = host.astype(host.dtype.newbyteorder("<"))
     return host.view(layout.words).reshape(*host.shape, *layout.parts)
@@ -216,21 +209,7 @@ def _to_words(core: Array, layout: Layout) -> _Words:
 
 def _to_core(words: _Words, dtype: str, like: Array) -> Array:
     """Return the inverse of `_to_words`, in the library and on the device of *like*."""
-    xp = _arrays.namespace(like)
-    library = _arrays.library(like)
-    if not hasattr(xp, dtype):
-        msg = f"the file holds {dtype}, which {library} does not have: load it with like=torch.zeros(()), say"
-        raise BackendError(msg)
     words = words.astype(words.dtype.newbyteorder("="), copy=False)
-    if dtype == "bfloat16":
-        core = xp.asarray(words.view(np.int16), device=_arrays.device(like)).view(xp.bfloat16)
-    else:
-        numbers = words.view(dtype)[..., 0] if LAYOUTS[dtype].parts else words
-        core = xp.asarray(numbers, device=_arrays.device(like))
-    if _arrays.dtype_name(core.dtype) != dtype:
-        msg = (
-            f"the file holds {dtype}, of which {library} made {_arrays.dtype_name(core.dtype)}: give like= an array of "
-            f"another library, or allow {dtype} in this one (jax: jax_enable_x64)"
-        )
-        raise BackendError(msg)
-    return core
+    bits = words.view(np.int16 if dtype == "bfloat16" else dtype)
+    bits = bits[..., 0] if LAYOUTS[dtype].parts else bits  # a pair of real numbers is one complex number
+    return _arrays.from_host_bits(bits, dtype=dtype, like=like)

@@ -61,7 +61,7 @@ def test_libraries_without_the_dtype(file):
     with pytest.raises(ttlib.BackendError, match="got builtins.list"):
         load(file, like=[1.0])
     save(file, make("tensor_train", "float16", "numpy"))
-    with pytest.raises(ttlib.BackendError, match="float16, which array_api_strict does not have"):
+    with pytest.raises(ttlib.BackendError, match="array_api_strict has no float16"):
         load(file, like=array_api_strict.zeros(1))
 
 

@@ -8,12 +8,12 @@ tensor has imported torch.  Algorithms use operators and the array-API standard;
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
+from ttlib._autograd import is_abstract, stop_gradient
 from ttlib._types import Array, Shape
 from ttlib.errors import BackendError, NonFiniteError
 
@@ -67,21 +67,36 @@ def matmul(x: Any, y: Any) -> Any:
 def compute_dtype(x: Array) -> Any:
     """Return the dtype to calculate in: float32 for half precision, float64 for integers, else that of *x*.
 
-    Results are cast back by the caller.
+    Results are cast back by the caller.  Raises BackendError for other dtypes, and for arrays that hold no plain
+    numbers: sparse or masked ones, and those of torch's meta device.
     """
-    xp = namespace(x)
-    if xp.isdtype(x.dtype, ("real floating", "complex floating")):
-        return xp.float32 if dtype_name(x.dtype) in _HALF else x.dtype
-    if xp.isdtype(x.dtype, "integral"):
-        return xp.float64
-    msg = f"expected an array of floating, complex or integer numbers, got dtype {dtype_name(x.dtype)}"
-    raise BackendError(msg)
+    name = dtype_name(result_dtype(x))
+    return namespace(x).float32 if name in _HALF else getattr(namespace(x), name)
 
 
 def result_dtype(x: Array) -> Any:
-    """Return the dtype of the cores made from *x*: its own, or float64 for integers."""
-    xp = namespace(x)
-    return xp.float64 if xp.isdtype(x.dtype, "integral") else x.dtype
+    """Return the dtype of the cores made from *x*: its own (in native byte order), or float64 for integers."""
+    xp, name = namespace(x), dtype_name(x.dtype)
+    kind = _kind_without_numbers(x)
+    if kind:
+        msg = f"{kind} cannot be decomposed: pass a dense array with numbers in it"
+        raise BackendError(msg)
+    if name in _FLOATING:
+        return getattr(xp, name)
+    if not name.startswith("float") and xp.isdtype(x.dtype, "integral"):
+        return xp.float64
+    msg = f"expected an array of floating, complex or integer numbers ({', '.join(_FLOATING)}), got dtype {name}"
+    raise BackendError(msg)
+
+
+def _kind_without_numbers(x: Array) -> str | None:
+    if isinstance(x, np.ma.MaskedArray):
+        return "a masked array"
+    if getattr(x, "is_meta", False):
+        return "a tensor of the meta device"
+    if "sparse" in str(getattr(x, "layout", "")):
+        return "a sparse tensor"
+    return None
 
 
 def to_numpy(x: Array) -> np.ndarray[Any, Any]:
@@ -121,20 +136,6 @@ def from_host_bits(bits: np.ndarray[Any, Any], *, dtype: str, like: Array) -> Ar
         )
         raise BackendError(msg)
     return array
-
-
-def stop_gradient(x: Array) -> Array:
-    """Return *x* as a constant: the same numbers, outside any autograd graph."""
-    if hasattr(x, "detach"):
-        return x.detach()
-    if library(x) in ("jax", "jaxlib"):
-        return sys.modules["jax"].lax.stop_gradient(x)
-    return x
-
-
-def is_traced(x: Array) -> bool:
-    """Return whether an autograd graph hangs on *x* (torch: requires_grad; jax: a tracer)."""
-    return bool(getattr(x, "requires_grad", False)) or type(x).__name__.endswith("Tracer")
 
 
 def scalar(x: Array) -> float:
@@ -187,9 +188,10 @@ def unit_roundoff(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
-def largest_exponent(x: Array) -> int:
-    """Return the k such that 2**k is just beyond the largest number of the dtype of *x*."""
-    return exponent(float(namespace(x).finfo(x.dtype).max))
+def exponent_range(x: Array) -> tuple[int, int]:
+    """Return the exponents, in the sense of `exponent`, of the smallest normal and the largest number of the dtype."""
+    limits = namespace(x).finfo(x.dtype)
+    return exponent(float(limits.smallest_normal)), exponent(float(limits.max))
 
 
 # Every library can multiply by these, and by their inverses, in single precision too.
@@ -210,8 +212,11 @@ def ldexp(x: Array, exponent: int) -> Array:
 def normalise(x: Array) -> tuple[Array, int]:
     """Return y and k with x = y * 2**k and the largest magnitude of y in [1/2, 1): exact, so nothing is rounded.
 
-    Squares of y neither overflow nor vanish where they matter.  Zeros stay zeros with k = 0.
+    Squares of y neither overflow nor vanish where they matter.  Zeros stay zeros with k = 0, and so does what has no
+    numbers yet (JAX under jit).
     """
+    if is_abstract(x):
+        return x, 0
     power = exponent(largest_magnitude(x))
     return ldexp(x, -power), power
 
@@ -269,6 +274,11 @@ def as_indices(values: np.ndarray[Any, Any], *, like: Array) -> Array:
 def as_scalar(value: float, *, like: Array) -> Array:
     """Return a real number as a 0-dimensional array (a numpy scalar in numpy) of the library of *like*."""
     return namespace(like).asarray(value, dtype=real_dtype(like), device=array_api_compat.device(like))[()]
+
+
+def is_linalg_error(error: Exception) -> bool:
+    """Return whether a library says that a factorisation did not converge; each has its own class of that name."""
+    return type(error).__name__.endswith("LinAlgError")
 
 
 def astype(x: Array, dtype: Any) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
@@ -296,11 +296,13 @@ def decompose_matrix_batch(
 
 def _members(tensors: Sequence[Array] | Array) -> list[Array]:
     """Return the arrays of a batch, checked to be of one library, dtype, device and size, with something in them."""
-    stacked = hasattr(tensors, "dtype")
-    if stacked and tensors.ndim == 0:  # type: ignore[union-attr]
-        msg = "a batch needs a first axis that numbers its members, got a 0-dimensional array"
+    if hasattr(tensors, "dtype") and tensors.ndim > 0:  # type: ignore[union-attr]
+        members = [tensors[k, ...] for k in range(tensors.shape[0])]  # type: ignore[union-attr,call-overload]
+    elif isinstance(tensors, Iterable) and not hasattr(tensors, "dtype"):
+        members = list(tensors)
+    else:
+        msg = f"a batch is a sequence of arrays, or an array whose first axis numbers its members, got {tensors!r}"
         raise ShapeError(msg)
-    members = [tensors[k, ...] for k in range(tensors.shape[0])] if stacked else list(tensors)  # type: ignore[union-attr,call-overload]
     if not members:
         msg = "the batch is empty: there is nothing to decompose"
         raise ShapeError(msg)
@@ -354,7 +356,8 @@ def _decompose(
     ]
     caps = ranks_for_budget(modes, singular_values=spectra, parameters=budget)
     dtype = _arrays.result_dtype(tensors[0])
-    return [tt_round(_widened(cores), max_ranks=caps, eps=tolerance, driver=svd, dtype=dtype) for cores, _ in found]
+    trains = [_widened(cores) for cores, _ in found]
+    return tt_round(trains, max_ranks=caps, eps=tolerance, driver=svd, dtype=dtype)
 
 
 def _widened(cores: Cores) -> Cores:

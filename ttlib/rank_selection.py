@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ttlib._types import Ranks, Shape, ShapeLike
 from ttlib.cost import count_parameters
 from ttlib.errors import RankError
-from ttlib.ranks import clip_ranks
+from ttlib.ranks import clip_ranks, real_number
 from ttlib.shapes import check_integer, check_shape
 
 Spectra = Sequence[Sequence[float]]
@@ -48,7 +48,8 @@ def ranks_for_budget(shape: ShapeLike, /, *, singular_values: Spectra, parameter
     if budget < least:
         msg = f"shape {modes} needs {least} parameters at ranks of 1, the budget is {budget}: raise it, or split modes"
         raise RankError(msg)
-    energies = [[float(value) ** 2 for value in spectrum] for spectrum in singular_values]
+    largest = max((float(value) for spectrum in singular_values for value in spectrum), default=0.0) or 1.0
+    energies = [[(float(value) / largest) ** 2 for value in spectrum] for spectrum in singular_values]
     full = clip_ranks(modes, [max(1, len(spectrum)) for spectrum in energies])
     return _grow(modes, _shrink(modes, full, energies, budget), full, energies, budget)
 
@@ -60,10 +61,11 @@ def budget_of(size: int, *, parameters: int | None, compression: float | None) -
         raise RankError(msg)
     if compression is None:
         return None if parameters is None else check_integer(parameters, name="parameters")
-    if isinstance(compression, (bool, str)) or not 0 < compression < math.inf:
+    value = real_number(compression)
+    if not 0 < value < math.inf or math.isinf(size / value):
         msg = f"compression must be a finite number above 0 (dense entries per stored number), got {compression!r}"
         raise RankError(msg)
-    return max(1, int(size / compression))
+    return max(1, int(size / value))
 
 
 def _shrink(shape: Shape, full: Ranks, energies: list[list[float]], budget: int) -> Ranks:

@@ -41,7 +41,7 @@ def expand_ranks(shape: Shape, ranks: RanksLike) -> Ranks:
     return (1, *[_rank(ranks)] * inner_bonds, 1)
 
 
-def clip_ranks(shape: Shape, ranks: RanksLike) -> Ranks:
+def clip_ranks(shape: Shape, ranks: RanksLike, /) -> Ranks:
     """Lower *ranks* to the largest that a tensor of this shape can carry without redundancy.
 
     >>> clip_ranks((2, 3, 4), 100)
@@ -60,17 +60,24 @@ def clip_ranks(shape: Shape, ranks: RanksLike) -> Ranks:
 
 def check_tolerance(eps: float) -> float:
     """Return *eps* as a float, or raise RankError unless it is a number between 0 and 1."""
-    try:
-        value = float(eps)
-    except (TypeError, ValueError):
-        value = math.nan
-    if isinstance(eps, (bool, str)) or not 0 <= value <= 1:
+    value = real_number(eps)
+    if not 0 <= value <= 1:
         msg = (
             f"eps must be a number from 0 to 1 (relative Frobenius tolerance: ||A - TT|| <= eps ||A||), got {eps!r}; "
             f"an error of 1 is what zero makes already"
         )
         raise RankError(msg)
     return value
+
+
+def real_number(value: object) -> float:
+    """Return *value* as a float, NaN for what is no real number (strings and booleans, numpy's too, are none)."""
+    if isinstance(value, str) or type(value).__name__ in ("bool", "bool_"):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _rank(value: object) -> int:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from ttlib._types import RanksLike
+from ttlib.cores.scaling import balance
 from ttlib.cores.sketched_rounding import sketch_sum
 from ttlib.errors import ShapeError
 from ttlib.ranks import clip_ranks, expand_ranks
@@ -59,5 +60,6 @@ def round_sum(
     modes = first._modes()
     caps = clip_ranks(modes, ranks)
     wide = clip_ranks(modes, [rank + extra for rank in expand_ranks(modes, ranks)[1:-1]])
-    sketched = sketch_sum([term._finite() for term in members], wide, np.random.default_rng(seed))
+    trains = [balance(term._finite()) for term in members]
+    sketched = sketch_sum(trains, wide, np.random.default_rng(seed))
     return first._like(sketched).round(ranks=caps)

@@ -49,7 +49,7 @@ class TensorTrain(Train):
 
     def to_tensor(self) -> Array:
         """Return the dense tensor (n1, …, nd), calculated in at least float32, in the dtype of the cores."""
-        return _arrays.astype(reconstruct(self._working()), self.dtype)
+        return _arrays.astype(reconstruct(self._balanced()), self.dtype)
 
     def to_matrix(self, rows: int, cols: int) -> Array:
         """Return the dense (rows, cols) matrix, the row-major reshape of the tensor.
@@ -72,7 +72,7 @@ class TensorTrain(Train):
             xp = _arrays.namespace(*self.cores)
             column = _arrays.reshape(self.to_tensor(), (rows, 1))
             return column, xp.ones((1, 1), dtype=self.dtype, device=self.device)
-        left, right = factor_pair(self._working(), split)
+        left, right = factor_pair(self._balanced(), split)
         return _arrays.astype(left, self.dtype), _arrays.astype(right, self.dtype)
 
     def __getitem__(self, index: Any) -> TensorTrain | Array:
@@ -88,7 +88,7 @@ class TensorTrain(Train):
         picks = expand_index(index, self.shape)
         cores = tuple(
             core[:, pick, :] if isinstance(pick, slice) else core
-            for core, pick in zip(self._working(), picks, strict=True)
+            for core, pick in zip(self._balanced(), picks, strict=True)
         )
         fixed = {k: core[:, picks[k], :] for k, core in enumerate(cores) if isinstance(picks[k], int)}
         return self._contract(cores, fixed)
@@ -102,7 +102,7 @@ class TensorTrain(Train):
         (60.0, (4,))
         """
         xp = _arrays.namespace(*self.cores)
-        cores = self._working()
+        cores = self._balanced()
         summed = {k: xp.sum(cores[k], axis=1) for k in check_axes(axis, order=self.order)}
         return self._contract(cores, summed) if summed else self
 
@@ -117,7 +117,7 @@ class TensorTrain(Train):
         """
         checked = check_indices(indices, self.shape)
         columns = [_arrays.as_indices(checked[:, k], like=self.cores[0]) for k in range(self.order)]
-        return _arrays.astype(algebra.entries(self._working(), columns), self.dtype)
+        return _arrays.astype(algebra.entries(self._balanced(), columns), self.dtype)
 
     def __matmul__(self, other: TensorTrain) -> Array:
         """Return the sum over all entries of the product of two trains, without conjugation, as for two vectors."""

@@ -116,7 +116,7 @@ def tt_matrices(
     return orders.flatmap(lambda order: st.tuples(side(order, row_shape), side(order, col_shape))).flatmap(of_sides)
 
 
-def assert_tt_close(actual: Train, expected: Train | Array, *, rtol: float | None = None, atol: float = 0.0) -> None:
+def assert_tt_close(actual: Train, expected: Train | Array, /, *, rtol: float | None = None, atol: float = 0.0) -> None:
     """Raise AssertionError unless ||actual - expected|| <= rtol ||expected|| + atol in the Frobenius norm.
 
     >>> import ttlib

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 
-from ttlib import _arrays
+from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Driver, Ranks, RanksLike, Shape
 from ttlib.cores import algebra, canonical
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
+from ttlib.cores.scaling import balance
 from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError
 from ttlib.linalg import SVDDriver, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
@@ -101,11 +102,9 @@ class Train:
         the inner product instead, which has derivatives of every order.  Infinite beyond the range of the dtype (see
         `log_norm`).  Raises NonFiniteError for cores that hold NaN or infinities.
         """
-        if any(_arrays.is_traced(core) for core in self.cores):
-            xp = _arrays.namespace(*self.cores)
-            square, exponent = algebra.inner(*[self._working()] * 2)
-            square = xp.real(square) if _arrays.is_complex(square) else square
-            return _arrays.ldexp(xp.sqrt(_arrays.ldexp(square, exponent % 2)), exponent // 2)
+        if any(_autograd.is_traced(core) for core in self.cores):
+            root, exponent = algebra.root_of_square(self._working())
+            return _arrays.ldexp(root, exponent)
         mantissa, exponent = canonical.norm(self._finite())
         return _arrays.ldexp(_arrays.as_scalar(mantissa, like=self._working()[0]), exponent)
 
@@ -130,9 +129,9 @@ class Train:
 
     def singular_values(self) -> tuple[np.ndarray[Any, Any], ...]:
         """Return the singular values of the unfolding at each of the d-1 inner bonds, descending float64 arrays."""
-        cores = tuple(_arrays.stop_gradient(core) for core in self._finite())
+        cores = tuple(_autograd.stop_gradient(core) for core in self._finite())
         auto = resolve_driver("auto")
-        _, report = tt_round(cores, max_ranks=self.ranks, eps=0.0, driver=auto, dtype=cores[0].dtype)
+        ((_, report),) = tt_round([cores], max_ranks=self.ranks, eps=0.0, driver=auto, dtype=cores[0].dtype)
         return report.singular_values
 
     # Forms
@@ -141,7 +140,7 @@ class Train:
         """Return the same train with all cores but the last left-orthogonal: sum_i G[:, i, :]^H G[:, i, :] = I.
 
         Differentiable where no core is rank-deficient.  Raises NonFiniteError when a core is not finite, or the last
-        one could not hold the norm.
+        one could not hold the norm (too large or too small for the dtype).
         """
         return self.orthogonal(self.order - 1)
 
@@ -172,7 +171,8 @@ class Train:
         place %= self.order
         cores, exponent = canonical.orthogonalise(self._finite(), place)
         top = exponent + _arrays.exponent(_arrays.largest_magnitude(cores[place]))
-        if top > _arrays.largest_exponent(self.cores[0]):
+        least, most = _arrays.exponent_range(self.cores[0])
+        if not (least <= top <= most or _arrays.largest_magnitude(cores[place]) == 0):
             msg = (
                 f"the norm, about 2**{top}, is beyond the range of {_arrays.dtype_name(self.dtype)}, and an "
                 f"orthogonal form holds it in one core: divide first, or use round(), which spreads it"
@@ -236,8 +236,9 @@ class Train:
         budget = budget_of(math.prod(self._modes()), parameters=parameters, compression=compression)
         max_ranks = self._rank_cap(ranks, budget)
         tolerance = None if eps is None else check_tolerance(eps)
-        cores, report = tt_round(
-            self._finite(), max_ranks=max_ranks, eps=tolerance, driver=resolve_driver(driver), dtype=self.dtype
+        svd = resolve_driver(driver)
+        ((cores, report),) = tt_round(
+            [self._finite()], max_ranks=max_ranks, eps=tolerance, driver=svd, dtype=self.dtype
         )
         result = self._like(cores)
         return (result, report) if return_report else result
@@ -359,6 +360,10 @@ class Train:
     def _working(self) -> Cores:
         dtype = _arrays.compute_dtype(self.cores[0])
         return tuple(_arrays.astype(core, dtype) for core in self._fused())
+
+    def _balanced(self) -> Cores:
+        """Return the cores in the dtype to calculate in, safe to be multiplied one after the other."""
+        return balance(self._working())
 
     def _finite(self) -> Cores:
         for k, core in enumerate(self.cores):

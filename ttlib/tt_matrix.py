@@ -10,6 +10,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, Shape, ShapeLike
 from ttlib.cores import matrix
 from ttlib.cores.contraction import reconstruct
+from ttlib.cores.scaling import balance
 from ttlib.errors import BackendError, ShapeError
 from ttlib.indexing import expand_index
 from ttlib.shapes import check_shape
@@ -67,7 +68,7 @@ class TTMatrix(Train):
 
     def to_matrix(self) -> Array:
         """Return the dense (rows, cols) matrix, calculated in at least float32, in the dtype of the cores."""
-        tensor = reconstruct(self._working())
+        tensor = reconstruct(self._balanced())
         return _arrays.astype(matrix.deinterleave(tensor, self.row_shape, self.col_shape), self.dtype)
 
     def to_tensor_train(self) -> TensorTrain:
@@ -94,7 +95,7 @@ class TTMatrix(Train):
         if self.row_shape != self.col_shape:
             msg = f"the trace needs equal row and column modes, got {self.row_shape} and {self.col_shape}"
             raise ShapeError(msg)
-        return _arrays.astype(matrix.trace(self._wide()), self.dtype)[()]
+        return _arrays.astype(matrix.trace(balance(self._wide())), self.dtype)[()]
 
     def __getitem__(self, index: tuple[int, int]) -> Array:
         """Return the entry at (row, column), a scalar."""
@@ -144,7 +145,7 @@ class TTMatrix(Train):
                 f"convert one of them"
             )
             raise BackendError(msg)
-        cores = self._wide()
+        cores = balance(self._wide())
         result = matrix.apply(matrix.transpose(cores) if transposed else cores, _arrays.astype(x, cores[0].dtype))
         return _arrays.astype(result, self.dtype)
 

@@ -43,3 +43,44 @@ def test_errors_are_also_the_builtins_one_expects():
         assert issubclass(error, ttlib.TTError)
         assert issubclass(error, ValueError)
     assert issubclass(ttlib.BackendError, TypeError)
+
+
+def public_callables():
+    """Every public function of ttlib and every public method of its public classes, by its full name."""
+    modules = [ttlib, ttlib.noise_reduction, ttlib.interop, ttlib.testing]
+    for module in modules:
+        for name in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):
+            value = getattr(module, name)
+            if inspect.isfunction(value):
+                yield f"{module.__name__}.{name}", value
+            elif inspect.isclass(value) and value.__module__.startswith("ttlib"):
+                for key, member in inspect.getmembers(value):
+                    function = member.fget if isinstance(member, property) else member
+                    if not key.startswith("_") and inspect.isroutine(function):
+                        yield f"{module.__name__}.{name}.{key}", function
+
+
+@pytest.mark.parametrize(("name", "function"), sorted(public_callables(), key=lambda pair: pair[0]))
+def test_public_callables_are_documented_and_annotated(name, function):
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    if not getattr(function, "__module__", "").startswith("ttlib"):
+        return  # with_traceback and the like, inherited from Python
+    assert inspect.getdoc(function), name
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+    assert all(p.annotation is not inspect.Parameter.empty for p in parameters), name
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty, name
+
+
+FUNCTIONS = [(name, f) for name, f in public_callables() if name.count(".") == 1]
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS)
+def test_public_functions_show_an_example(name, function):
+    assert ">>>" in inspect.getdoc(function), name
+
+
+def test_options_are_keyword_only_and_data_is_positional_only():
+    for name, function in FUNCTIONS:
+        kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+        allowed = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+        assert kinds <= allowed, name

@@ -54,15 +54,29 @@ def inner(a: Cores, b: Cores) -> tuple[Array, int]:
     """
     xp = _arrays.namespace(a[0], b[0])
     environment = xp.ones((1, 1), dtype=b[0].dtype, device=_arrays.device(b[0]))  # (ra, rb)
-    exponent = 0
-    for x, y in zip(a, b, strict=True):
+    total = 0
+    for left_core, right_core in zip(a, b, strict=True):
+        (x, x_exponent), (y, y_exponent) = _arrays.normalise(left_core), _arrays.normalise(right_core)
         (left, mode, right), (other_left, _, other_right) = x.shape, y.shape
         half = environment @ _arrays.reshape(y, (other_left, mode * other_right))  # (ra, n rb')
         half = _arrays.reshape(half, (left * mode, other_right))  # (ra n, rb')
         environment = _arrays.adjoint(_arrays.reshape(x, (left * mode, right))) @ half  # (ra', rb')
-        environment, power = _arrays.normalise(environment)
-        exponent += power
-    return environment[0, 0], exponent
+        environment, exponent = _arrays.normalise(environment)
+        total += exponent + x_exponent + y_exponent
+    return environment[0, 0], total
+
+
+def root_of_square(cores: Cores) -> tuple[Array, int]:
+    """Return m and k with ||A|| = m * 2**k, as the root of the inner product: derivatives of every order exist.
+
+    Where rounding makes the square of a vanishing sum zero or negative, the norm is 0 and so is its derivative.
+    """
+    xp = _arrays.namespace(*cores)
+    square, exponent = inner(cores, cores)
+    square = xp.real(square) if _arrays.is_complex(square) else square
+    positive = square > 0
+    root = xp.sqrt(_arrays.ldexp(xp.where(positive, square, xp.ones_like(square)), exponent % 2))
+    return xp.where(positive, root, xp.zeros_like(root)), exponent // 2
 
 
 def conj(cores: Cores) -> Cores:

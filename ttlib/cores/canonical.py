@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ttlib import _arrays
 from ttlib._types import Array, Cores
+from ttlib.cores.algebra import reverse
 
 
 def orthogonalise(cores: Cores, centre: int) -> tuple[Cores, int]:
@@ -35,20 +36,19 @@ def _sweep(cores: Cores) -> tuple[Cores, int]:
     xp = _arrays.namespace(*cores)
     swept: list[Array] = []
     core, exponent = _arrays.normalise(cores[0])
-    for following in cores[1:]:
+    for unscaled in cores[1:]:
+        following, following_exponent = _arrays.normalise(unscaled)
         left, mode, right = core.shape
         q, r = xp.linalg.qr(_arrays.reshape(core, (left * mode, right)))  # (r n, k) (k, r')
         swept.append(_arrays.reshape(q, (left, mode, -1)))
         _, mode, right = following.shape
         core = _arrays.reshape(r @ _arrays.reshape(following, (-1, mode * right)), (-1, mode, right))  # (k, n, r'')
         core, power = _arrays.normalise(core)
-        exponent += power
+        exponent += power + following_exponent
     return (*swept, core), exponent
 
 
 def _sweep_back(cores: Cores) -> tuple[Cores, int]:
     """Make all cores but the first right-orthogonal."""
-    xp = _arrays.namespace(*cores)
-    mirrored = tuple(xp.permute_dims(core, (2, 1, 0)) for core in reversed(cores))
-    swept, exponent = _sweep(mirrored)
-    return tuple(xp.permute_dims(core, (2, 1, 0)) for core in reversed(swept)), exponent
+    swept, exponent = _sweep(reverse(cores))
+    return reverse(swept), exponent

@@ -10,7 +10,7 @@ import numpy as np
 from ttlib import _arrays
 from ttlib._types import Array, Cores, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
-from ttlib.cores.scaling import restore_scale, rounding_floor
+from ttlib.cores.scaling import normalise_each, restore_scale, rounding_floor, stack
 from ttlib.cores.truncating_sweep import TruncatingSweep, energy_of
 from ttlib.linalg import SVDDriver
 
@@ -24,9 +24,7 @@ def tt_svd(
     tensors needs.  The data is divided by a power of two first, so that squares neither overflow nor vanish.
     """
     dtype = _arrays.compute_dtype(tensors[0])
-    scaled = [_arrays.normalise(_arrays.astype(tensor, dtype)) for tensor in tensors]
-    powers = [exponent for _, exponent in scaled]
-    rest = _stack([tensor for tensor, _ in scaled])  # (B, n1 … nd)
+    rest, exponents = normalise_each(stack([_arrays.astype(tensor, dtype) for tensor in tensors]))  # (B, n1, …, nd)
     energy = energy_of(rest)
     tolerance = max(eps or 0.0, rounding_floor(rest, eps, size=math.prod(shape)))
     sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(len(tensors)))
@@ -37,15 +35,9 @@ def tt_svd(
         stacks.append(_arrays.reshape(cut.basis, (len(tensors), rank, mode, -1)))  # (B, r, n, r')
         rest, rank = cut.remainder, int(cut.basis.shape[-1])
     stacks.append(_arrays.reshape(rest, (len(tensors), rank, shape[-1], 1)))
-    reports = sweep.reports([powers] * (len(shape) - 1), eps=eps)
+    reports = sweep.reports([exponents] * (len(shape) - 1), eps=eps)
     target = _arrays.result_dtype(tensors[0])
     return [
-        (restore_scale([stack[member, ...] for stack in stacks], powers[member], target), report)
+        (restore_scale([core[member, ...] for core in stacks], int(exponents[member]), target), report)
         for member, report in enumerate(reports)
     ]
-
-
-def _stack(tensors: list[Array]) -> Array:
-    if len(tensors) == 1:  # a view, where stacking would copy
-        return _arrays.reshape(tensors[0], (1, -1))
-    return _arrays.namespace(*tensors).stack([_arrays.reshape(tensor, (-1,)) for tensor in tensors])

@@ -8,63 +8,74 @@ X_k is a plain contraction, so gradients never pass through a QR, which has none
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ttlib import _arrays
+from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Ranks
 from ttlib.cores.report import DecompositionReport
-from ttlib.cores.scaling import restore_scale, rounding_floor
+from ttlib.cores.scaling import Exponents, normalise_each, restore_scale, rounding_floor, stack
 from ttlib.cores.truncating_sweep import TruncatingSweep, energy_of
 from ttlib.linalg import SVDDriver
 
 
 def tt_round(
-    cores: Cores, *, max_ranks: Ranks, eps: float | None, driver: SVDDriver, dtype: Any
-) -> tuple[Cores, DecompositionReport]:
-    """Truncate every bond; *max_ranks* are clipped to the shape, the result is cast to *dtype*."""
-    shape = tuple(int(core.shape[1]) for core in cores)
+    trains: Sequence[Cores], *, max_ranks: Ranks, eps: float | None, driver: SVDDriver, dtype: Any
+) -> list[tuple[Cores, DecompositionReport]]:
+    """Truncate every bond of trains of equal shape and ranks to one new rank profile; results are cast to *dtype*.
+
+    *max_ranks* are clipped to the shape.  A bond keeps what the most demanding of the trains needs.
+    """
+    count, shape = len(trains), tuple(int(core.shape[1]) for core in trains[0])
+    scaled = [normalise_each(stack(list(cores))) for cores in zip(*trains, strict=True)]
+    cores = [core for core, _ in scaled]  # (B, r, n, r')
+    exponent = np.sum([powers for _, powers in scaled], axis=0)  # of two, one a train, left of the current bond
     factors = _right_factors(cores)
-    size = max(core.shape[0] * core.shape[1] * core.shape[2] for core in cores)
+    size = max(core.shape[1] * core.shape[2] * core.shape[3] for core in cores)
     tolerance = max(eps or 0.0, rounding_floor(cores[0], eps, size=size))
-    sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(1))
-    energy, energy_exponent = np.zeros(1), 0
+    sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(count))
+    energy, energy_exponent = np.zeros(count), exponent
     rounded: list[Array] = []
-    powers: list[list[int]] = []
-    carry, exponent = _arrays.normalise(cores[0])  # L_k G_k (l, n, r), without 2**exponent
+    powers: list[Exponents] = []
+    carry = cores[0]  # L_k G_k (B, l, n, r)
     for (factor, factor_exponent), following in zip(factors, cores[1:], strict=True):
-        left, mode, right = carry.shape
-        tall = _arrays.reshape(carry, (left * mode, right))  # (l n, r)
-        matrix, power = _arrays.normalise(tall @ factor)  # (l n, q)
-        total = exponent + factor_exponent + power
+        _, left, mode, right = carry.shape
+        tall = _arrays.reshape(carry, (count, left * mode, right))  # (B, l n, r)
+        matrix, power = normalise_each(tall @ factor)  # (B, l n, q)
+        powers.append(exponent + factor_exponent + power)
         if not rounded:
-            energy, energy_exponent = energy_of(matrix[None, ...]), total
-        cut = sweep.cut(matrix[None, ...], np.ldexp(energy, 2 * (energy_exponent - total)))
-        powers.append([total])
-        basis = cut.basis[0, ...]  # (l n, l')
-        rounded.append(_arrays.reshape(basis, (left, mode, -1)))
-        _, mode, right = following.shape
-        carry = _arrays.adjoint(basis) @ tall @ _arrays.reshape(following, (-1, mode * right))  # (l', n r')
-        carry, power = _arrays.normalise(_arrays.reshape(carry, (-1, mode, right)))
-        exponent += power
-    (report,) = sweep.reports(powers, eps=eps)
-    return restore_scale([*rounded, carry], exponent, dtype), report
+            energy, energy_exponent = energy_of(matrix), powers[0]
+        cut = sweep.cut(matrix, np.ldexp(energy, 2 * (energy_exponent - powers[-1])))
+        rounded.append(_arrays.reshape(cut.basis, (count, left, mode, -1)))  # (B, l, n, l')
+        _, _, mode, right = following.shape
+        carry = _arrays.adjoint(cut.basis) @ tall @ _arrays.reshape(following, (count, -1, mode * right))
+        carry, power = normalise_each(_arrays.reshape(carry, (count, -1, mode, right)))  # (B, l', n, r')
+        exponent = exponent + power
+    stacks = [*rounded, carry]
+    return [
+        (restore_scale([core[member, ...] for core in stacks], int(exponent[member]), dtype), report)
+        for member, report in enumerate(sweep.reports(powers, eps=eps))
+    ]
 
 
-def _right_factors(cores: Cores) -> list[tuple[Array, int]]:
-    """Return X_1, …, X_{d-1} (r_k, q_k), each with the power of two taken out of it.
+def _right_factors(cores: list[Array]) -> list[tuple[Array, Exponents]]:
+    """Return X_1, …, X_{d-1} (B, r_k, q_k), each with the powers of two taken out of it.
 
     W_k = X_k Q_k, where W_k (r_k, n_{k+1} … n_d) is the right interface and Q_k has orthonormal rows.
     """
-    xp = _arrays.namespace(*cores)
-    factor, exponent = xp.ones((1, 1), dtype=cores[0].dtype, device=_arrays.device(cores[0])), 0
+    xp, like = _arrays.namespace(*cores), cores[0]
+    count = int(like.shape[0])
+    factor = xp.ones((count, 1, 1), dtype=like.dtype, device=_arrays.device(like))
+    exponent: Exponents = np.zeros(count, dtype=np.int64)
     factors = []
     for core in reversed(cores[1:]):
-        left, mode, right = core.shape
-        wide = _arrays.reshape(_arrays.reshape(core, (left * mode, right)) @ factor, (left, -1))  # (r, n q')
-        q, _ = xp.linalg.qr(_arrays.adjoint(_arrays.stop_gradient(wide)))  # (n q', q)
-        factor, power = _arrays.normalise(wide @ q)  # (r, q)
-        exponent += power
+        _, left, mode, right = core.shape
+        wide = _arrays.reshape(_arrays.reshape(core, (count, left * mode, right)) @ factor, (count, left, -1))
+        wide, power = normalise_each(wide)  # (B, r, n q')
+        exponent = exponent + power
+        q, _ = xp.linalg.qr(_arrays.adjoint(_autograd.stop_gradient(wide)))  # (B, n q', q)
+        factor = wide @ q  # (B, r, q)
         factors.append((factor, exponent))
     return factors[::-1]

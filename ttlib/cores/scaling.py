@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from ttlib import _arrays
+import numpy as np
+
+from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores
+
+Exponents: TypeAlias = np.ndarray[Any, Any]  # of two, int64, one a member of a stack
 
 # Whole thousands of units are still 2e-13 in double precision; in single precision sixty-four are 8e-6 already.
 _MOST_NOISE_UNITS = {"float64": 1024, "complex128": 1024}
@@ -34,14 +38,40 @@ def restore_scale(cores: Sequence[Array], exponent: int, dtype: Any) -> Cores:
     A core holds singular values, which can exceed every entry of the tensor and so the range of the dtype; in half
     precision, whose smallest numbers are large, they can also vanish below it.
     """
-    xp = _arrays.namespace(*cores)
-    limits = xp.finfo(dtype)
-    peak, peak_exponent = math.frexp(_arrays.largest_magnitude(cores[-1]))
-    top = peak_exponent + exponent
-    if peak == 0 or math.frexp(float(limits.smallest_normal))[1] < top < math.frexp(float(limits.max))[1]:
+    peak = _arrays.largest_magnitude(cores[-1])
+    top = _arrays.exponent(peak) + exponent
+    least, most = _arrays.exponent_range(_arrays.astype(cores[-1][:1, :1, :1], dtype))
+    if peak == 0 or least < top < most:
         scaled = [*cores[:-1], _arrays.ldexp(cores[-1], exponent)]
     else:
         share, left_over = divmod(top, len(cores))
-        last = _arrays.ldexp(cores[-1], left_over + share - peak_exponent)
+        last = _arrays.ldexp(cores[-1], left_over + share - _arrays.exponent(peak))
         scaled = [*(_arrays.ldexp(core, share) for core in cores[:-1]), last]
     return tuple(_arrays.astype(core, dtype) for core in scaled)
+
+
+def balance(cores: Cores) -> Cores:
+    """Return the same train with powers of two spread evenly, where partial products could leave the range.
+
+    Cores of 1e200, 1e200 and 1e-400 make ones, but the product of the first two is infinite.
+    """
+    exponents = [_arrays.exponent(_arrays.largest_magnitude(core)) for core in cores if not _autograd.is_abstract(core)]
+    _, most = _arrays.exponent_range(cores[0])
+    if sum(abs(exponent) for exponent in exponents) <= most // 2:
+        return cores
+    share, left_over = divmod(sum(exponents), len(cores))
+    return tuple(
+        _arrays.ldexp(core, share + (k < left_over) - exponent)
+        for k, (core, exponent) in enumerate(zip(cores, exponents, strict=True))
+    )
+
+
+def stack(members: Sequence[Array]) -> Array:
+    """Return (B, …) of equally shaped arrays; a view where there is one only."""
+    return members[0][None, ...] if len(members) == 1 else _arrays.namespace(*members).stack(list(members))
+
+
+def normalise_each(x: Array) -> tuple[Array, Exponents]:
+    """Take a power of two out of every member of the stack x (B, …), as `_arrays.normalise` does."""
+    parts = [_arrays.normalise(x[member, ...]) for member in range(x.shape[0])]
+    return stack([part for part, _ in parts]), np.array([power for _, power in parts], dtype=np.int64)

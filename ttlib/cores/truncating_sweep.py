@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ttlib import _arrays
+from ttlib import _arrays, _autograd
 from ttlib._types import Array, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
+from ttlib.cores.scaling import Exponents
 from ttlib.linalg import SVDDriver, TruncatedSVD, TruncationRule, truncated_svd
 
 Numbers = np.ndarray[Any, Any]
@@ -43,13 +44,13 @@ class TruncatingSweep:
         self.cuts.append(cut)
         return cut
 
-    def reports(self, powers: Sequence[Sequence[int]], *, eps: float | None) -> list[DecompositionReport]:
+    def reports(self, powers: Sequence[Exponents], *, eps: float | None) -> list[DecompositionReport]:
         """Report on each train; powers[bond][train] is the exponent of two taken out of the matrix cut there."""
         return [
             DecompositionReport(
                 relative_error=math.sqrt(energy),
                 singular_values=tuple(
-                    _ldexp(cut.singular_values[train], exponents[train])
+                    _ldexp(cut.singular_values[train], int(exponents[train]))
                     for cut, exponents in zip(self.cuts, powers, strict=True)
                 ),
                 ranks=(1, *(int(cut.basis.shape[-1]) for cut in self.cuts), 1),
@@ -69,5 +70,5 @@ def _ldexp(values: Numbers, exponent: int) -> Numbers:
 
 def energy_of(x: Array) -> Numbers:
     """Return the squared Frobenius norm of every member of the stack *x*, in float64."""
-    flat = _arrays.reshape(_arrays.stop_gradient(x), (x.shape[0], -1))
+    flat = _arrays.reshape(_autograd.stop_gradient(x), (x.shape[0], -1))
     return _arrays.to_numpy(_arrays.namespace(x).linalg.vector_norm(flat, axis=-1)).astype(np.float64) ** 2

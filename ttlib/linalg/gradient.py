@@ -14,7 +14,7 @@ subtracting its own value gives an array that is zero and has the right derivati
 
 from __future__ import annotations
 
-from ttlib import _arrays
+from ttlib import _arrays, _autograd
 from ttlib._types import Array
 from ttlib.errors import RankError
 from ttlib.linalg.protocol import PartialSVD
@@ -27,12 +27,12 @@ def follow(matrix: Array, found: PartialSVD, rank: int) -> Array:
     """Return the kept basis (…, m, r) with its derivative; *found* holds all min(m, n) triplets of *matrix*."""
     kept = found.basis[..., :rank]
     correction = _first_order(matrix, found, rank)
-    return kept + (correction - _arrays.stop_gradient(correction))
+    return kept + (correction - _autograd.stop_gradient(correction))
 
 
 def _first_order(matrix: Array, found: PartialSVD, rank: int) -> Array:
     xp = _arrays.namespace(matrix)
-    basis, values = found.basis, found.values
+    basis, values = found.basis, _arrays.astype(found.values, _arrays.real_dtype(matrix))
     inverse = _reciprocal(values)
     right = _arrays.adjoint(inverse[..., :, None] * found.remainder)  # V (…, n, k)
     image = matrix @ right[..., :rank]  # dA V (…, m, r)

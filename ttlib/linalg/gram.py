@@ -8,6 +8,8 @@ answer stands, with a true error; elsewhere it starts again by QR.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ttlib import _arrays
@@ -27,7 +29,12 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
     wide = rows <= cols
     double = _arrays.astype(matrix, _arrays.double_dtype(matrix))  # squares of single precision keep all their digits
     flat = double if wide else _arrays.adjoint(double)  # (…, short, long)
-    energies, vectors = xp.linalg.eigh(flat @ _arrays.adjoint(flat))  # ascending (…, short), (…, short, short)
+    try:
+        energies, vectors = xp.linalg.eigh(flat @ _arrays.adjoint(flat))  # ascending (…, short), (…, short, short)
+    except Exception as error:
+        if not _arrays.is_linalg_error(error):
+            raise
+        return _by_qr(matrix, rule, "the eigenvectors of a Gram matrix did not converge")
     values = xp.sqrt(xp.flip(xp.where(energies > 0, energies, xp.zeros_like(energies)), axis=-1))
     spectrum = _arrays.to_numpy(values)
     rank = rule.rank(spectrum)
@@ -35,17 +42,19 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
     smallest_used = tails[..., rank] if rank < spectrum.shape[-1] else spectrum[..., -1] ** 2
     noise = _NOISE_FACTOR * spectrum.shape[-1] * _arrays.unit_roundoff(double) * tails[..., 0]
     if bool(np.any(smallest_used < noise)):
-        found = qr.driver(matrix, rule)
-        reason = "a Gram matrix was tried, but what is discarded lies in its noise"
-        return PartialSVD(found.basis, found.values, found.remainder, found.driver, reason)
+        return _by_qr(matrix, rule, "a Gram matrix was tried, but what is discarded lies in its noise")
     basis = xp.flip(vectors, axis=-1)[..., :rank]  # (…, short, r)
     if not wide:  # QR makes the long side orthonormal to the last digit, which dividing by the values would not
         basis, _ = xp.linalg.qr(double @ basis)  # (…, m, r)
     remainder = _arrays.adjoint(basis) @ double  # (…, r, n)
     return PartialSVD(
         _arrays.astype(basis, matrix.dtype),
-        _arrays.astype(values, _arrays.real_dtype(matrix)),
+        values,  # in double precision: rounded to single, they could ask for another rank
         _arrays.astype(remainder, matrix.dtype),
         "gram",
         "eigenvectors of the Gram matrix of the short side",
     )
+
+
+def _by_qr(matrix: Array, rule: TruncationRule, reason: str) -> PartialSVD:
+    return replace(qr.driver(matrix, rule), reason=reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttlib._arrays import from_numpy, matrix_shape, namespace, real_dtype, to_numpy
+from ttlib._arrays import from_numpy, is_linalg_error, matrix_shape, namespace, real_dtype, to_numpy
 from ttlib._types import Array
 from ttlib.linalg.protocol import PartialSVD
 from ttlib.linalg.truncation_rule import TruncationRule
@@ -28,7 +28,7 @@ def svd(matrix: Array) -> tuple[Array, Array, Array]:
     try:
         u, values, vh = namespace(matrix).linalg.svd(matrix, full_matrices=False)
     except Exception as error:
-        if not type(error).__name__.endswith("LinAlgError"):  # each library has its own class of that name
+        if not is_linalg_error(error):
             raise
         return _gesvd(matrix)
     return u, values, vh

@@ -8,6 +8,7 @@ range grows; where it would span more than half of the matrix, the exact drivers
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,8 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
         if rank == rule.max_rank or bool(np.all(enough)):
             return found
         width = min(2 * width, rule.max_rank + _OVERSAMPLING)
-    exact = qr.driver(matrix, rule)
     reason = "the range wanted is more than half of the matrix, so a sketch would not pay"
-    return PartialSVD(exact.basis, exact.values, exact.remainder, exact.driver, reason)
+    return replace(qr.driver(matrix, rule), reason=reason)
 
 
 def _sketched(matrix: Array, width: int) -> tuple[PartialSVD, np.ndarray[Any, Any]]:

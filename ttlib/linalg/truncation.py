@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ttlib._arrays import adjoint, is_traced, matrix_shape, stop_gradient, to_numpy
+from ttlib._arrays import adjoint, matrix_shape, to_numpy
+from ttlib._autograd import first_derivative_only, is_traced, stop_gradient
 from ttlib._types import Array, Driver
 from ttlib.errors import UnknownDriverError
 from ttlib.linalg import gram, lapack, qr, sketch
@@ -55,7 +56,7 @@ def resolve_driver(driver: Driver | SVDDriver) -> SVDDriver:
     """Return the function behind *driver*, or raise UnknownDriverError listing the names there are."""
     if callable(driver):
         return driver
-    if driver not in DRIVERS:
+    if not isinstance(driver, str) or driver not in DRIVERS:
         msg = (
             f"driver {driver!r} does not exist: choose one of {', '.join(map(repr, get_args(Driver)))}, or pass a "
             f"function as ttlib.testing.check_driver describes"
@@ -73,6 +74,7 @@ def truncated_svd(matrix: Array, *, rule: TruncationRule, driver: SVDDriver) -> 
     spectrum = to_numpy(found.values).astype(np.float64)
     rank = min(rule.rank(spectrum, found.residual), int(found.basis.shape[-1]))
     if is_traced(matrix):
+        matrix = first_derivative_only(matrix)
         basis = follow(matrix, found, rank)
         remainder = adjoint(basis) @ matrix
     else:

@@ -12,20 +12,28 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import decomposition, layers  # noqa: E402  # after the path, so that the file runs as a script
+from benchmarks import decomposition, layers, rounding  # noqa: E402  # after the path, so that the file runs as a script
 
 PAGE = """# Speed
 
 Written by `make bench`; times are process CPU seconds, one thread, ours and the peer's in turn in one run. Trust the
 ratios, not the milliseconds: below 1 is faster than the peer.
 
-Measured with Python {python}, numpy {numpy}, torch {torch}, tensorly {tensorly}, peft {peft} on {machine}.
+Measured with Python {python}, numpy {numpy}, torch {torch}, tensorly {tensorly}, torchTT {torchTT}, peft {peft} on
+{machine}.
 
 ## TT-SVD against tensorly, float32, numpy
 
 {decomposition}
 
 Both find the same tensor; the error column shows how little of a Gaussian matrix survives a low rank.
+
+## Rounding against torchTT, float64, torch
+
+{rounding}
+
+The sums have four terms and the rank of one. The second table is `ttlib.round_sum`, randomised, against `round` of the
+formed sum: it pays from a dozen terms on.
 
 ## Adapted layers against PEFT's LoRA r=8, float32
 
@@ -42,11 +50,12 @@ table of `make demo` shows seconds per step.
 def main() -> None:
     """Run all and write the page."""
     torch.set_num_threads(1)
-    versions = {name: version(name) for name in ("numpy", "torch", "tensorly", "peft")}
+    versions = {name: version(name) for name in ("numpy", "torch", "tensorly", "torchTT", "peft")}
     page = PAGE.format(
         python=platform.python_version(),
         machine=platform.machine(),
         decomposition=decomposition.table(),
+        rounding=rounding.table(),
         layers=layers.table(),
         **versions,
     )

@@ -8,6 +8,7 @@ tensor has imported torch.  Algorithms use operators and the array-API standard;
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import array_api_compat
@@ -276,6 +277,15 @@ def as_scalar(value: float, *, like: Array) -> Array:
     return namespace(like).asarray(value, dtype=real_dtype(like), device=array_api_compat.device(like))[()]
 
 
+def triangular_factor(x: Array) -> Array:
+    """Return R (…, k, n) of the QR factorisation of x (…, m, n), without forming Q where the library can."""
+    if library(x) == "numpy":
+        return np.linalg.qr(x, mode="r")
+    if library(x) == "torch":
+        return sys.modules["torch"].linalg.qr(x, mode="r").R
+    return namespace(x).linalg.qr(x)[1]
+
+
 def is_linalg_error(error: Exception) -> bool:
     """Return whether a library says that a factorisation did not converge; each has its own class of that name."""
     return type(error).__name__.endswith("LinAlgError")
@@ -289,3 +299,19 @@ def astype(x: Array, dtype: Any) -> Array:
 def matrix_shape(x: Array) -> Shape:
     """Return the (rows, cols) of a matrix or of each matrix of a stack."""
     return int(x.shape[-2]), int(x.shape[-1])
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """Cast, but raise BackendError where imaginary parts would be dropped."""
+    if is_complex(x) and not namespace(x).isdtype(dtype, "complex floating"):
+        msg = f"casting {dtype_name(x.dtype)} to {dtype_name(dtype)} would drop the imaginary parts"
+        raise BackendError(msg)
+    return astype(x, dtype)
+
+
+def move(x: Array, *, like: Array, dtype: Any) -> Array:
+    """Return *x* in the library and on the device of *like*, through host memory if the libraries differ."""
+    if library(x) != library(like):
+        widest = find_dtype(like, dtype_name(compute_dtype(x)))
+        x = from_numpy(to_numpy(x), like=like, dtype=widest)
+    return cast(to_device(x, array_api_compat.device(like)), dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Literal, Unpack, overload
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ttlib.cores.matrix import interleave, unfuse
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
 from ttlib.errors import BackendError, RankError, ShapeError
-from ttlib.linalg import SVDDriver, resolve_driver
+from ttlib.linalg import SVDDriver, TruncationOptions, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
 from ttlib.ranks import check_tolerance, clip_ranks
 from ttlib.shapes import check_shape
@@ -23,28 +23,14 @@ from ttlib.tensor_train import TensorTrain
 from ttlib.tt_matrix import TTMatrix
 
 
-class Truncation(TypedDict, total=False):
-    """How much to keep and by which driver: the options that all functions here share (see `decompose`)."""
-
-    ranks: RanksLike | None
-    eps: float | None
-    parameters: int | None
-    compression: float | None
-    driver: Driver | SVDDriver
-
-
 @overload
 def decompose(
     tensor: Array,
     /,
     *,
     shape: ShapeLike | None = None,
-    ranks: RanksLike | None = None,
-    eps: float | None = None,
-    parameters: int | None = None,
-    compression: float | None = None,
-    driver: Driver | SVDDriver = "auto",
     return_report: Literal[False] = False,
+    **truncation: Unpack[TruncationOptions],
 ) -> TensorTrain: ...
 @overload
 def decompose(
@@ -52,12 +38,8 @@ def decompose(
     /,
     *,
     shape: ShapeLike | None = None,
-    ranks: RanksLike | None = None,
-    eps: float | None = None,
-    parameters: int | None = None,
-    compression: float | None = None,
-    driver: Driver | SVDDriver = "auto",
     return_report: Literal[True],
+    **truncation: Unpack[TruncationOptions],
 ) -> tuple[TensorTrain, DecompositionReport]: ...
 def decompose(
     tensor: Array,
@@ -109,7 +91,7 @@ def decompose(
 
     Source: Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33 (2011), Algorithm 1.
     """
-    options = Truncation(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
+    options = TruncationOptions(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
     trains, reports = decompose_batch([tensor], shape=shape, return_report=True, **options)
     return (trains[0], reports[0]) if return_report else trains[0]
 
@@ -121,12 +103,8 @@ def decompose_matrix(
     *,
     row_shape: ShapeLike,
     col_shape: ShapeLike,
-    ranks: RanksLike | None = None,
-    eps: float | None = None,
-    parameters: int | None = None,
-    compression: float | None = None,
-    driver: Driver | SVDDriver = "auto",
     return_report: Literal[False] = False,
+    **truncation: Unpack[TruncationOptions],
 ) -> TTMatrix: ...
 @overload
 def decompose_matrix(
@@ -135,12 +113,8 @@ def decompose_matrix(
     *,
     row_shape: ShapeLike,
     col_shape: ShapeLike,
-    ranks: RanksLike | None = None,
-    eps: float | None = None,
-    parameters: int | None = None,
-    compression: float | None = None,
-    driver: Driver | SVDDriver = "auto",
     return_report: Literal[True],
+    **truncation: Unpack[TruncationOptions],
 ) -> tuple[TTMatrix, DecompositionReport]: ...
 def decompose_matrix(
     matrix: Array,
@@ -174,7 +148,7 @@ def decompose_matrix(
     Source: Oseledets, Approximation of 2^d x 2^d matrices using tensor decomposition, SIAM J. Matrix Anal. Appl. 31
     (2010); Oseledets 2011, section 4.3.
     """
-    options = Truncation(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
+    options = TruncationOptions(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
     found, reports = decompose_matrix_batch(
         [matrix], row_shape=row_shape, col_shape=col_shape, return_report=True, **options
     )
@@ -188,7 +162,7 @@ def decompose_batch(
     *,
     shape: ShapeLike | None = None,
     return_report: Literal[False] = False,
-    **truncation: Unpack[Truncation],
+    **truncation: Unpack[TruncationOptions],
 ) -> list[TensorTrain]: ...
 @overload
 def decompose_batch(
@@ -197,7 +171,7 @@ def decompose_batch(
     *,
     shape: ShapeLike | None = None,
     return_report: Literal[True],
-    **truncation: Unpack[Truncation],
+    **truncation: Unpack[TruncationOptions],
 ) -> tuple[list[TensorTrain], list[DecompositionReport]]: ...
 def decompose_batch(
     tensors: Sequence[Array] | Array,
@@ -205,7 +179,7 @@ def decompose_batch(
     *,
     shape: ShapeLike | None = None,
     return_report: bool = False,
-    **truncation: Unpack[Truncation],
+    **truncation: Unpack[TruncationOptions],
 ) -> list[TensorTrain] | tuple[list[TensorTrain], list[DecompositionReport]]:
     """Decompose arrays of equal size in one sweep over the whole stack: one SVD call a bond, not one an array.
 
@@ -243,7 +217,7 @@ def decompose_matrix_batch(
     row_shape: ShapeLike,
     col_shape: ShapeLike,
     return_report: Literal[False] = False,
-    **truncation: Unpack[Truncation],
+    **truncation: Unpack[TruncationOptions],
 ) -> list[TTMatrix]: ...
 @overload
 def decompose_matrix_batch(
@@ -253,7 +227,7 @@ def decompose_matrix_batch(
     row_shape: ShapeLike,
     col_shape: ShapeLike,
     return_report: Literal[True],
-    **truncation: Unpack[Truncation],
+    **truncation: Unpack[TruncationOptions],
 ) -> tuple[list[TTMatrix], list[DecompositionReport]]: ...
 def decompose_matrix_batch(
     matrices: Sequence[Array] | Array,
@@ -262,7 +236,7 @@ def decompose_matrix_batch(
     row_shape: ShapeLike,
     col_shape: ShapeLike,
     return_report: bool = False,
-    **truncation: Unpack[Truncation],
+    **truncation: Unpack[TruncationOptions],
 ) -> list[TTMatrix] | tuple[list[TTMatrix], list[DecompositionReport]]:
     """Decompose matrices of equal size into TT-matrices in one sweep over the whole stack.
 

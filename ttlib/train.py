@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, Unpack, overload
 
 import numpy as np
 
 from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Driver, Ranks, RanksLike, Shape
 from ttlib.cores import algebra, canonical
+from ttlib.cores.check import check_cores
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
 from ttlib.cores.scaling import balance
 from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError
-from ttlib.linalg import SVDDriver, resolve_driver
+from ttlib.linalg import SVDDriver, TruncationOptions, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
 from ttlib.ranks import check_tolerance, clip_ranks
 from ttlib.shapes import check_integer
@@ -42,7 +43,7 @@ class Train:
             msg = f"cores must be a sequence of arrays {self._core_axes}, got {type(self.cores).__name__}"
             raise ShapeError(msg)
         object.__setattr__(self, "cores", tuple(self.cores))
-        _check_cores(self.cores, self._core_dimensions, self._core_axes)
+        check_cores(self.cores, dimensions=self._core_dimensions, axes=self._core_axes)
 
     # What it is
 
@@ -182,26 +183,10 @@ class Train:
         return self._like(cores)
 
     @overload
-    def round(
-        self,
-        *,
-        eps: float | None = None,
-        ranks: RanksLike | None = None,
-        parameters: int | None = None,
-        compression: float | None = None,
-        driver: Driver | SVDDriver = "auto",
-        return_report: Literal[False] = False,
-    ) -> Self: ...
+    def round(self, *, return_report: Literal[False] = False, **truncation: Unpack[TruncationOptions]) -> Self: ...
     @overload
     def round(
-        self,
-        *,
-        eps: float | None = None,
-        ranks: RanksLike | None = None,
-        parameters: int | None = None,
-        compression: float | None = None,
-        driver: Driver | SVDDriver = "auto",
-        return_report: Literal[True],
+        self, *, return_report: Literal[True], **truncation: Unpack[TruncationOptions]
     ) -> tuple[Self, DecompositionReport]: ...
     def round(
         self,
@@ -332,9 +317,9 @@ class Train:
         cores = self.cores
         if like is not None:
             target = like.dtype if dtype is None else dtype
-            cores = tuple(_move(core, like, _arrays.find_dtype(like, target)) for core in cores)
+            cores = tuple(_arrays.move(core, like=like, dtype=_arrays.find_dtype(like, target)) for core in cores)
         elif dtype is not None:
-            cores = tuple(_cast(core, _arrays.find_dtype(core, dtype)) for core in cores)
+            cores = tuple(_arrays.cast(core, _arrays.find_dtype(core, dtype)) for core in cores)
         if device is not None:
             cores = tuple(_arrays.to_device(core, device) for core in cores)
         return type(self)(cores)
@@ -412,43 +397,3 @@ def _is_number(value: object) -> bool:
 def _plain(value: Any) -> Any:
     """Numpy's scalars and 0-dimensional arrays as Python numbers: theirs would decide the dtype of the result."""
     return value.item() if isinstance(value, (np.number, np.ndarray)) else value
-
-
-def _cast(core: Array, dtype: Any) -> Array:
-    xp = _arrays.namespace(core)
-    if _arrays.is_complex(core) and not xp.isdtype(dtype, "complex floating"):
-        msg = f"casting {_arrays.dtype_name(core.dtype)} to {_arrays.dtype_name(dtype)} would drop the imaginary parts"
-        raise BackendError(msg)
-    return _arrays.astype(core, dtype)
-
-
-def _move(core: Array, like: Array, dtype: Any) -> Array:
-    if _arrays.library(core) != _arrays.library(like):
-        widest = _arrays.find_dtype(like, _arrays.dtype_name(_arrays.compute_dtype(core)))
-        core = _arrays.from_numpy(_arrays.to_numpy(core), like=like, dtype=widest)
-    return _cast(_arrays.to_device(core, _arrays.device(like)), dtype)
-
-
-def _check_cores(cores: Cores, dimensions: int, axes: str) -> None:
-    if not cores:
-        msg = "a train needs at least one core, got none"
-        raise ShapeError(msg)
-    _arrays.namespace(*cores)
-    left = 1
-    for k, core in enumerate(cores):
-        if core.ndim != dimensions or 0 in core.shape:
-            msg = f"core {k} has shape {tuple(core.shape)}: cores are {axes}, no side empty"
-            raise ShapeError(msg)
-        if core.shape[0] != left:
-            msg = f"core {k} has shape {tuple(core.shape)}, but the bond to its left has rank {left}"
-            raise RankError(msg)
-        if core.dtype != cores[0].dtype or _arrays.device(core) != _arrays.device(cores[0]):
-            msg = (
-                f"core {k} is {core.dtype} on {_arrays.device(core)}, core 0 is {cores[0].dtype} on "
-                f"{_arrays.device(cores[0])}: give all cores one dtype and device"
-            )
-            raise BackendError(msg)
-        left = int(core.shape[-1])
-    if left != 1:
-        msg = f"the last core has shape {tuple(cores[-1].shape)}: its right rank must be 1, got {left}"
-        raise RankError(msg)

@@ -26,9 +26,15 @@ def norm(cores: Cores) -> tuple[float, int]:
 
     The square root of an inner product would lose half of them where a sum of trains nearly cancels.
     """
-    swept, exponent = _sweep(cores)
-    xp = _arrays.namespace(*swept)
-    return _arrays.scalar(xp.linalg.vector_norm(_arrays.reshape(swept[-1], (-1,)))), exponent
+    xp = _arrays.namespace(*cores)
+    carry, total = xp.ones((1, 1), dtype=cores[0].dtype, device=_arrays.device(cores[0])), 0  # (k, r)
+    for unscaled in cores:
+        core, core_exponent = _arrays.normalise(unscaled)
+        left, mode, right = core.shape
+        tall = _arrays.reshape(carry @ _arrays.reshape(core, (left, mode * right)), (-1, right))  # (k n, r')
+        carry, exponent = _arrays.normalise(_arrays.triangular_factor(tall))
+        total += exponent + core_exponent
+    return abs(_arrays.scalar(xp.abs(carry[0, 0]))), total
 
 
 def _sweep(cores: Cores) -> tuple[Cores, int]:

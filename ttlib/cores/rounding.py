@@ -75,7 +75,14 @@ def _right_factors(cores: list[Array]) -> list[tuple[Array, Exponents]]:
         wide = _arrays.reshape(_arrays.reshape(core, (count, left * mode, right)) @ factor, (count, left, -1))
         wide, power = normalise_each(wide)  # (B, r, n q')
         exponent = exponent + power
-        q, _ = xp.linalg.qr(_arrays.adjoint(_autograd.stop_gradient(wide)))  # (B, n q', q)
-        factor = wide @ q  # (B, r, q)
+        factor = _compressed(wide)  # (B, r, q)
         factors.append((factor, exponent))
     return factors[::-1]
+
+
+def _compressed(wide: Array) -> Array:
+    """Return W Q^H (…, r, q) of W (…, r, n) = (W Q^H) Q: the R of a QR, unless autograd has to follow W."""
+    if not _autograd.is_traced(wide):
+        return _arrays.adjoint(_arrays.triangular_factor(_arrays.adjoint(wide)))
+    q, _ = _arrays.namespace(wide).linalg.qr(_arrays.adjoint(_autograd.stop_gradient(wide)))  # (…, n, q)
+    return wide @ q

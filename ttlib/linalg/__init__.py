@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from ttlib.linalg.protocol import PartialSVD, SVDDriver
-from ttlib.linalg.truncation import DRIVERS, TruncatedSVD, resolve_driver, truncated_svd
+from ttlib.linalg.truncation import DRIVERS, TruncatedSVD, TruncationOptions, resolve_driver, truncated_svd
 from ttlib.linalg.truncation_rule import TruncationRule
 
-__all__ = ["DRIVERS", "PartialSVD", "SVDDriver", "TruncatedSVD", "TruncationRule", "resolve_driver", "truncated_svd"]
+__all__ = [
+    "DRIVERS",
+    "PartialSVD",
+    "SVDDriver",
+    "TruncatedSVD",
+    "TruncationOptions",
+    "TruncationRule",
+    "resolve_driver",
+    "truncated_svd",
+]

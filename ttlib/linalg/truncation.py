@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 
 from ttlib._arrays import adjoint, matrix_shape, to_numpy
 from ttlib._autograd import first_derivative_only, is_traced, stop_gradient
-from ttlib._types import Array, Driver
+from ttlib._types import Array, Driver, RanksLike
 from ttlib.errors import UnknownDriverError
 from ttlib.linalg import gram, lapack, qr, sketch
 from ttlib.linalg.gradient import follow
 from ttlib.linalg.protocol import PartialSVD, SVDDriver
 from ttlib.linalg.truncation_rule import TruncationRule
+
+
+class TruncationOptions(TypedDict, total=False):
+    """What `decompose`, its siblings and `round` take in common; `ttlib.decompose` describes them."""
+
+    ranks: RanksLike | None
+    eps: float | None
+    parameters: int | None
+    compression: float | None
+    driver: Driver | SVDDriver
+
 
 # From this aspect ratio on a QR of the long side pays for itself (measured on numpy and torch, 64 to 4096 wide).
 _QR_ASPECT_RATIO = 3

@@ -1,0 +1,33 @@
+"""What makes a sequence of arrays a train."""
+
+from __future__ import annotations
+
+from ttlib import _arrays
+from ttlib._types import Cores
+from ttlib.errors import BackendError, RankError, ShapeError
+
+
+def check_cores(cores: Cores, *, dimensions: int, axes: str) -> None:
+    """Raise ShapeError, RankError or BackendError unless the cores, described by *axes*, form a train."""
+    if not cores:
+        msg = "a train needs at least one core, got none"
+        raise ShapeError(msg)
+    _arrays.namespace(*cores)
+    left = 1
+    for k, core in enumerate(cores):
+        if core.ndim != dimensions or 0 in core.shape:
+            msg = f"core {k} has shape {tuple(core.shape)}: cores are {axes}, no side empty"
+            raise ShapeError(msg)
+        if core.shape[0] != left:
+            msg = f"core {k} has shape {tuple(core.shape)}, but the bond to its left has rank {left}"
+            raise RankError(msg)
+        if core.dtype != cores[0].dtype or _arrays.device(core) != _arrays.device(cores[0]):
+            msg = (
+                f"core {k} is {core.dtype} on {_arrays.device(core)}, core 0 is {cores[0].dtype} on "
+                f"{_arrays.device(cores[0])}: give all cores one dtype and device"
+            )
+            raise BackendError(msg)
+        left = int(core.shape[-1])
+    if left != 1:
+        msg = f"the last core has shape {tuple(cores[-1].shape)}: its right rank must be 1, got {left}"
+        raise RankError(msg)

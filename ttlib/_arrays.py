@@ -37,7 +37,7 @@ def namespace(*arrays: Array) -> Any:
 
 def library(array: Array) -> str:
     """Return the short name of the library of *array*: 'numpy', 'torch' and so on."""
-    return type(array).__module__.partition(".")[0]
+    return type(array).__module__.partition(".")[0].removesuffix("lib")  # jax arrays are made by jaxlib
 
 
 def dtype_name(dtype: Any) -> str:
@@ -150,8 +150,14 @@ def check_finite(x: Array, *, name: str = "the input") -> None:
     if xp.isdtype(x.dtype, "integral"):
         return
     finite = xp.isfinite(x)
-    if bool(xp.all(finite)):
-        return
+    try:
+        if bool(xp.all(finite)):
+            return
+    except Exception as error:
+        if not is_abstract(x):
+            raise
+        msg = f"{name} has no numbers yet (JAX under jit), and ranks are chosen by the numbers: call this outside of jit"
+        raise BackendError(msg) from error
     bad = ~to_numpy(finite)
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
     msg = (
@@ -289,6 +295,17 @@ def triangular_factor(x: Array) -> Array:
 def is_linalg_error(error: Exception) -> bool:
     """Return whether a library says that a factorisation did not converge; each has its own class of that name."""
     return type(error).__name__.endswith("LinAlgError")
+
+
+def agree(x: Array, y: Array) -> bool:
+    """Return whether two arrays share library, dtype and device (a JAX tracer has none to compare)."""
+    devices = {str(where) for where in (device(x), device(y)) if where is not None}
+    return library(x) == library(y) and x.dtype == y.dtype and len(devices) <= 1
+
+
+def describe(x: Array) -> str:
+    """Return library, dtype and device in words: 'torch float32 on cuda:0'."""
+    return f"{library(x)} {dtype_name(x.dtype)} on {device(x)}"
 
 
 def astype(x: Array, dtype: Any) -> Array:

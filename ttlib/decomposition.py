@@ -290,10 +290,10 @@ def _members(tensors: Sequence[Array] | Array) -> list[Array]:
         if tuple(member.shape) != tuple(first.shape):
             msg = f"array {k} of the batch has shape {tuple(member.shape)}, array 0 has {tuple(first.shape)}"
             raise ShapeError(msg)
-        if member.dtype != first.dtype or _arrays.device(member) != _arrays.device(first):
+        if not _arrays.agree(member, first):
             msg = (
-                f"array {k} of the batch is {member.dtype} on {_arrays.device(member)}, array 0 is {first.dtype} on "
-                f"{_arrays.device(first)}: convert them to one dtype and device"
+                f"array {k} of the batch is {_arrays.describe(member)}, array 0 is {_arrays.describe(first)}: convert "
+                f"them to one dtype and device"
             )
             raise BackendError(msg)
     return members

@@ -375,9 +375,10 @@ class Train:
         self._check_backend(other, operation)
 
     def _check_backend(self, other: Train, operation: str) -> None:
-        ours, theirs = self._backend(), other._backend()
-        if ours != theirs:
-            msg = f"{operation} needs one library, dtype and device, got {ours} and {theirs}: convert one with .to(…)"
+        ours, theirs = self.cores[0], other.cores[0]
+        if not _arrays.agree(ours, theirs):
+            kinds = f"{_arrays.describe(ours)} and {_arrays.describe(theirs)}"
+            msg = f"{operation} needs one library, dtype and device, got {kinds}: convert one with .to(…)"
             raise BackendError(msg)
 
     def _check_operand(self, other: object, operation: str) -> None:
@@ -385,9 +386,6 @@ class Train:
         if self._layout() != other._layout():  # type: ignore[attr-defined]  # of our own type, as checked
             msg = f"{operation} needs equal modes, got {self._layout()} and {other._layout()}"  # type: ignore[attr-defined]
             raise ShapeError(msg)
-
-    def _backend(self) -> tuple[str, str, str]:
-        return _arrays.library(self.cores[0]), _arrays.dtype_name(self.dtype), str(self.device)
 
 
 def _is_number(value: object) -> bool:

@@ -139,10 +139,10 @@ class TTMatrix(Train):
             rows, cols = self.shape
             msg = f"a {rows} x {cols} TT-matrix needs vectors of {length} along the last axis, got {tuple(x.shape)}"
             raise ShapeError(msg)
-        if x.dtype != self.dtype or _arrays.device(x) != self.device:
+        if not _arrays.agree(x, self.cores[0]):
             msg = (
-                f"the vectors are {x.dtype} on {_arrays.device(x)}, the TT-matrix is {self.dtype} on {self.device}: "
-                f"convert one of them"
+                f"the vectors are {_arrays.describe(x)}, the TT-matrix is {_arrays.describe(self.cores[0])}: convert "
+                f"one of them"
             )
             raise BackendError(msg)
         cores = balance(self._wide())

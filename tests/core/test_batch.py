@@ -79,7 +79,7 @@ def test_a_budget_is_shared_by_the_whole_batch():
         ([], ttlib.ShapeError, "batch is empty"),
         (np.float64(3.0) * np.ones(()), ttlib.ShapeError, "first axis numbers its members, got"),
         ([np.ones((2, 3)), np.ones((3, 2))], ttlib.ShapeError, r"array 1 of the batch has shape \(3, 2\)"),
-        ([np.ones(4), np.ones(4, np.float32)], ttlib.BackendError, "array 1 of the batch is float32"),
+        ([np.ones(4), np.ones(4, np.float32)], ttlib.BackendError, "array 1 of the batch is numpy float32"),
         ([np.ones(4), torch.ones(4)], ttlib.BackendError, "arrays of one library"),
         ([np.ones(4), np.array([1, np.nan, 0, 0])], ttlib.NonFiniteError, r"array 1 of the batch .*first at \(1,\)"),
         (np.ones((2, 0)), ttlib.ShapeError, "holds no entries"),

@@ -142,7 +142,7 @@ def test_bfloat16_of_numpy_extensions_and_jax(tmp_path):
 def test_a_library_that_would_round_is_refused(file):
     jax = pytest.importorskip("jax.numpy")
     save(file, make("tensor_train", "float64", "numpy"))
-    with pytest.raises(ttlib.BackendError, match="of float64 jaxlib made float32"):
+    with pytest.raises(ttlib.BackendError, match="of float64 jax made float32"):
         load(file, like=jax.zeros(1))
 
 

@@ -21,10 +21,10 @@ def check_cores(cores: Cores, *, dimensions: int, axes: str) -> None:
         if core.shape[0] != left:
             msg = f"core {k} has shape {tuple(core.shape)}, but the bond to its left has rank {left}"
             raise RankError(msg)
-        if core.dtype != cores[0].dtype or _arrays.device(core) != _arrays.device(cores[0]):
+        if not _arrays.agree(core, cores[0]):
             msg = (
-                f"core {k} is {core.dtype} on {_arrays.device(core)}, core 0 is {cores[0].dtype} on "
-                f"{_arrays.device(cores[0])}: give all cores one dtype and device"
+                f"core {k} is {_arrays.describe(core)}, core 0 is {_arrays.describe(cores[0])}: give all cores one "
+                f"dtype and device"
             )
             raise BackendError(msg)
         left = int(core.shape[-1])

@@ -27,13 +27,14 @@ def expand_index(index: Any, shape: Shape) -> tuple[int | slice, ...]:
 
 def _pick(pick: Any, mode: int, k: int) -> int | slice:
     if isinstance(pick, slice):
-        if len(range(*pick.indices(mode))) == 0:
+        inside = range(*pick.indices(mode))  # the array API has no slices that reach beyond the end
+        if len(inside) == 0:
             msg = f"slice {pick} of mode {k}, which has {mode} entries, is empty: a train has no empty modes"
             raise ShapeError(msg)
-        if pick.step is not None and pick.step < 0:  # torch has none
+        if inside.step < 0:  # torch has none
             msg = f"slice {pick} of mode {k} runs backwards: only positive steps are supported"
             raise ShapeError(msg)
-        return pick
+        return slice(inside.start, inside.stop, inside.step)
     try:
         number = operator.index(pick)
     except TypeError:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 from ttlib import _arrays
 from ttlib._types import Array, RanksLike, ShapeLike
 from ttlib.decomposition import decompose
@@ -73,7 +71,8 @@ def spectral_start(matrix: Array, /, *, shape: ShapeLike, ranks: RanksLike, part
     if part == "trailing":
         target = _trailing(matrix, clip_ranks(modes, ranks)[split])
     train = decompose(target, shape=modes, ranks=ranks)
-    share = _energy(train.cores[-1]) / (_energy(matrix) or 1.0)  # the other cores are orthogonal
+    held, whole = (float(_arrays.energies(x[None, ...])[0]) for x in (train.cores[-1], matrix))
+    share = held / (whole or 1.0)  # the other cores are orthogonal
     return SpectralStart(train, matrix - train.to_matrix(rows, cols), share)
 
 
@@ -84,8 +83,3 @@ def _trailing(matrix: Array, count: int) -> Array:
     u, values, vh = xp.linalg.svd(_arrays.astype(matrix, _arrays.compute_dtype(matrix)), full_matrices=False)
     tail = (u[:, -count:] * values[None, -count:]) @ vh[-count:, :]
     return _arrays.astype(tail, _arrays.result_dtype(matrix))
-
-
-def _energy(x: Array) -> float:
-    host = _arrays.to_numpy(x)
-    return float(np.linalg.norm(host.astype(np.result_type(host.dtype, np.float64))) ** 2)

@@ -112,6 +112,11 @@ def test_indexing_is_that_of_numpy(tt, data):
     close(values, expected, np.abs(dense).max())
 
 
+def test_slices_may_reach_beyond_the_end(asarray):
+    tt = ttlib.decompose(asarray(np.arange(12.0).reshape(3, 4)))
+    close(np.asarray(tt[1:100, -100:2].to_tensor()), np.arange(12.0).reshape(3, 4)[1:, :2], 11)
+
+
 def test_missing_modes_and_an_ellipsis_are_full_slices():
     tt = ttlib.random((3, 4, 5), ranks=2, seed=0)
     dense = tt.to_tensor()

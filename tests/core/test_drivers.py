@@ -158,6 +158,15 @@ def test_the_rule_counts_from_the_smallest_value_up():
     assert stack.rank(np.stack([values, values])) == 3
 
 
+def test_the_error_is_measured_against_a_norm_that_single_precision_could_not_sum():
+    """torch's own norm of 16 million float32 numbers is off by 6e-4: errors above 1, and tolerances missed by as much."""
+    tensor = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0))
+    tt, report = ttlib.decompose(tensor, shape=[64] * 4, ranks=2, driver="gram", return_report=True)
+    wide = tensor.double()
+    error = float((tt.to_matrix(4096, 4096).double() - wide).norm() / wide.norm())
+    assert report.relative_error == pytest.approx(error, rel=1e-7)
+
+
 # The other half of ttlib.testing
 
 

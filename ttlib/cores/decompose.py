@@ -11,7 +11,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.scaling import normalise_each, restore_scale, rounding_floor, stack
-from ttlib.cores.truncating_sweep import TruncatingSweep, energy_of
+from ttlib.cores.truncating_sweep import TruncatingSweep
 from ttlib.linalg import SVDDriver
 
 
@@ -25,7 +25,7 @@ def tt_svd(
     """
     dtype = _arrays.compute_dtype(tensors[0])
     rest, exponents = normalise_each(stack([_arrays.astype(tensor, dtype) for tensor in tensors]))  # (B, n1, …, nd)
-    energy = energy_of(rest)
+    energy = _arrays.energies(rest)
     tolerance = max(eps or 0.0, rounding_floor(rest, eps, size=math.prod(shape)))
     sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(len(tensors)))
     stacks: list[Array] = []

@@ -17,7 +17,7 @@ from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Ranks
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.scaling import Exponents, normalise_each, restore_scale, rounding_floor, stack
-from ttlib.cores.truncating_sweep import TruncatingSweep, energy_of
+from ttlib.cores.truncating_sweep import TruncatingSweep
 from ttlib.linalg import SVDDriver
 
 
@@ -46,7 +46,7 @@ def tt_round(
         matrix, power = normalise_each(tall @ factor)  # (B, l n, q)
         powers.append(exponent + factor_exponent + power)
         if not rounded:
-            energy, energy_exponent = energy_of(matrix), powers[0]
+            energy, energy_exponent = _arrays.energies(matrix), powers[0]
         cut = sweep.cut(matrix, np.ldexp(energy, 2 * (energy_exponent - powers[-1])))
         rounded.append(_arrays.reshape(cut.basis, (count, left, mode, -1)))  # (B, l, n, l')
         _, _, mode, right = following.shape

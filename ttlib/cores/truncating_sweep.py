@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ttlib import _arrays, _autograd
 from ttlib._types import Array, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.scaling import Exponents
@@ -66,9 +65,3 @@ class TruncatingSweep:
 def _ldexp(values: Numbers, exponent: int) -> Numbers:
     with np.errstate(over="ignore"):  # the values of a tensor near the end of the range may lie beyond it
         return np.ldexp(values, exponent)
-
-
-def energy_of(x: Array) -> Numbers:
-    """Return the squared Frobenius norm of every member of the stack *x*, in float64."""
-    flat = _arrays.reshape(_autograd.stop_gradient(x), (x.shape[0], -1))
-    return _arrays.to_numpy(_arrays.namespace(x).linalg.vector_norm(flat, axis=-1)).astype(np.float64) ** 2

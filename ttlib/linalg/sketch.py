@@ -42,8 +42,7 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
 
 
 def _sketched(matrix: Array, width: int) -> tuple[PartialSVD, np.ndarray[Any, Any]]:
-    xp = _arrays.namespace(matrix)
-    _, cols = _arrays.matrix_shape(matrix)
+    rows, cols = _arrays.matrix_shape(matrix)
     noise = np.random.default_rng(_SEED).standard_normal((cols, width))
     basis = _orthonormal(matrix @ _arrays.from_numpy(noise, like=matrix))  # (…, m, l)
     for _ in range(_SUBSPACE_ITERATIONS):
@@ -51,7 +50,7 @@ def _sketched(matrix: Array, width: int) -> tuple[PartialSVD, np.ndarray[Any, An
     inside = _arrays.adjoint(basis) @ matrix  # (…, l, n)
     u, values, vh = qr.svd(inside)
     outside = matrix - basis @ inside  # (…, m, n)
-    residual = _arrays.to_numpy(xp.linalg.vector_norm(outside, axis=(-2, -1))).astype(np.float64) ** 2
+    residual = _arrays.energies(_arrays.reshape(outside, (-1, rows * cols))).reshape(matrix.shape[:-2])
     reason = f"random range of {width} vectors, {_SUBSPACE_ITERATIONS} subspace iterations, residual measured"
     return PartialSVD(basis @ u, values, values[..., :, None] * vh, "sketch", reason, residual), residual
 

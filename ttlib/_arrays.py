@@ -172,9 +172,11 @@ def check_finite(x: Array, *, name: str = "the input") -> None:
 def largest_magnitude(x: Array) -> float:
     """Return max |x| as a Python float; of complex numbers the larger of both parts, whose |x| could overflow."""
     xp, x = namespace(x), stop_gradient(x)
-    if is_complex(x):
-        return max(scalar(xp.max(xp.abs(xp.real(x)))), scalar(xp.max(xp.abs(xp.imag(x)))))
-    return scalar(xp.max(xp.abs(x)))
+    peaks = [xp.max(xp.abs(part)) for part in ((xp.real(x), xp.imag(x)) if is_complex(x) else (x,))]
+    if any(is_abstract(peak) for peak in peaks):  # JAX under jit defers what is done to constants too
+        host = to_numpy(x)
+        peaks = [np.abs(host.real).max(), np.abs(host.imag).max()]
+    return max(scalar(peak) for peak in peaks)
 
 
 # Elements that are widened at a time: a few megabytes, whatever the size of the array.
@@ -194,6 +196,11 @@ def energies(x: Array) -> np.ndarray[Any, Any]:
         block = astype(flat[:, start : min(start + _ENERGY_BLOCK, size)], double_dtype(x))
         total += to_numpy(xp.linalg.vector_norm(block, axis=-1)) ** 2
     return total
+
+
+def is_floating(x: Array) -> bool:
+    """Return whether the dtype of *x* is one of those that cores can have."""
+    return dtype_name(x.dtype) in _FLOATING
 
 
 def is_complex(x: Array) -> bool:
@@ -268,8 +275,14 @@ def real_dtype(x: Array) -> Any:
 
 
 def double_dtype(x: Array) -> Any:
-    """Return the double precision dtype of the kind of *x*."""
+    """Return the double precision dtype of the kind of *x*; its own where JAX has doubles switched off."""
+    if not _has_doubles(x):
+        return x.dtype
     return namespace(x).complex128 if is_complex(x) else namespace(x).float64
+
+
+def _has_doubles(x: Array) -> bool:
+    return library(x) != "jax" or bool(sys.modules["jax"].config.jax_enable_x64)
 
 
 def device(x: Array) -> Any:
@@ -289,14 +302,19 @@ def find_dtype(x: Array, dtype: Any) -> Any:
 
 
 def to_device(x: Array, device: Any) -> Array:
-    """Move *x* to a device, in the words of its library."""
-    return array_api_compat.to_device(x, device)
+    """Move *x* to a device, in the words of its library; BackendError where there is no such device."""
+    try:
+        return array_api_compat.to_device(x, device)
+    except Exception as error:
+        msg = f"{library(x)} cannot move an array to device {device!r}: {error}"
+        raise BackendError(msg) from error
 
 
 def as_indices(values: np.ndarray[Any, Any], *, like: Array) -> Array:
     """Return integer *values* as an index array in the library and on the device of *like*."""
     xp = namespace(like)
-    return xp.asarray(values, dtype=xp.int64, device=array_api_compat.device(like))
+    dtype = xp.int64 if _has_doubles(like) else xp.int32
+    return xp.asarray(values, dtype=dtype, device=array_api_compat.device(like))
 
 
 def as_scalar(value: float, *, like: Array) -> Array:

@@ -23,9 +23,7 @@ def stop_gradient(x: Array) -> Array:
     """Return *x* as a constant: the same numbers, outside any autograd graph."""
     if hasattr(x, "detach"):
         return x.detach()
-    if _is_jax(x):
-        return sys.modules["jax"].lax.stop_gradient(x)
-    return x
+    return sys.modules["jax"].lax.stop_gradient(x) if is_abstract(x) else x
 
 
 def is_traced(x: Array) -> bool:

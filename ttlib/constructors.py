@@ -11,7 +11,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, RanksLike, Shape, ShapeLike
 from ttlib.cores.initialize import gaussian_cores, orthogonal_cores
 from ttlib.errors import RankError, ShapeError
-from ttlib.ranks import clip_ranks
+from ttlib.ranks import clip_ranks, real_number
 from ttlib.shapes import check_shape
 from ttlib.tensor_train import TensorTrain
 from ttlib.tt_matrix import TTMatrix
@@ -140,7 +140,8 @@ def _constant_cores(shape: Shape, value: float, like: Array | None) -> Cores:
 
 
 def _check_std(std: float) -> float:
-    if not (math.isfinite(std) and std >= 0):
+    value = real_number(std)
+    if not (math.isfinite(value) and value >= 0):
         msg = f"std must be a finite number >= 0, got {std!r}"
         raise RankError(msg)
-    return std
+    return value

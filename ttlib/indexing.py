@@ -27,7 +27,11 @@ def expand_index(index: Any, shape: Shape) -> tuple[int | slice, ...]:
 
 def _pick(pick: Any, mode: int, k: int) -> int | slice:
     if isinstance(pick, slice):
-        inside = range(*pick.indices(mode))  # the array API has no slices that reach beyond the end
+        try:
+            inside = range(*pick.indices(mode))  # the array API has no slices that reach beyond the end
+        except (TypeError, ValueError) as error:
+            msg = f"slice {pick} of mode {k} is none: {error}"
+            raise ShapeError(msg) from error
         if len(inside) == 0:
             msg = f"slice {pick} of mode {k}, which has {mode} entries, is empty: a train has no empty modes"
             raise ShapeError(msg)
@@ -39,7 +43,8 @@ def _pick(pick: Any, mode: int, k: int) -> int | slice:
         number = operator.index(pick)
     except TypeError:
         number = None
-    if number is None or isinstance(pick, (bool, np.bool_)):
+    kind = _arrays.dtype_name(pick.dtype) if hasattr(pick, "dtype") else type(pick).__name__
+    if number is None or kind == "bool":
         msg = f"mode {k} is indexed by {pick!r}: give ints, slices or an Ellipsis; .elements(…) takes index arrays"
         raise BackendError(msg)
     if not -mode <= number < mode:
@@ -50,7 +55,11 @@ def _pick(pick: Any, mode: int, k: int) -> int | slice:
 
 def check_indices(indices: Any, shape: Shape, /) -> np.ndarray[Any, Any]:
     """Return *indices* as an int64 numpy array (B, d) without negative entries."""
-    host = np.asarray(_arrays.to_numpy(indices) if hasattr(indices, "dtype") else indices)
+    try:
+        host = np.asarray(_arrays.to_numpy(indices) if hasattr(indices, "dtype") else indices)
+    except ValueError as error:
+        msg = f"indices must be rows of {len(shape)} integers each, got {indices!r}"
+        raise ShapeError(msg) from error
     if host.ndim != 2 or host.shape[1] != len(shape):
         msg = f"indices must have shape (B, {len(shape)}), one column a mode of {shape}, got {host.shape}"
         raise ShapeError(msg)

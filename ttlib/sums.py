@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ttlib._types import RanksLike
 from ttlib.cores.scaling import balance
 from ttlib.cores.sketched_rounding import sketch_sum
-from ttlib.errors import ShapeError
+from ttlib.errors import BackendError, ShapeError
 from ttlib.ranks import clip_ranks, expand_ranks
 from ttlib.shapes import check_integer
 from ttlib.train import Train
@@ -49,7 +49,14 @@ def round_sum(
     Source: Al Daas et al., Randomized algorithms for rounding in the tensor-train format, SIAM J. Sci. Comput. 45
     (2023), randomise-then-orthogonalise.
     """
+    if isinstance(terms, Train) or not isinstance(terms, Iterable):
+        msg = f"the terms must be a sequence of trains, got {type(terms).__name__}"
+        raise BackendError(msg)
     members = list(terms)
+    for k, term in enumerate(members):
+        if not isinstance(term, Train):
+            msg = f"term {k} must be a TensorTrain or TTMatrix, got {type(term).__name__}"
+            raise BackendError(msg)
     if not members:
         msg = "the sum has no terms, so it has no shape: give at least one train"
         raise ShapeError(msg)

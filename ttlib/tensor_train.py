@@ -67,11 +67,11 @@ class TensorTrain(Train):
 
         Raises ShapeError when no mode boundary lies between rows and columns.
         """
+        if rows == 1 or cols == 1:  # one of the factors is an outer bond, which is 1
+            one = _arrays.namespace(*self.cores).ones((1, 1), dtype=self.dtype, device=self.device)
+            matrix = self.to_matrix(rows, cols)
+            return (one, matrix) if rows == 1 else (matrix, one)
         split = find_split(self.shape, rows=rows, cols=cols)
-        if split == self.order:  # one column: the right factor is the last bond, which is 1
-            xp = _arrays.namespace(*self.cores)
-            column = _arrays.reshape(self.to_tensor(), (rows, 1))
-            return column, xp.ones((1, 1), dtype=self.dtype, device=self.device)
         left, right = factor_pair(self._balanced(), split)
         return _arrays.astype(left, self.dtype), _arrays.astype(right, self.dtype)
 

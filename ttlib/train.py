@@ -37,6 +37,8 @@ class Train:
     _core_axes: ClassVar[str]
     # numpy scalars and arrays leave `x * train` and `x @ train` to the train
     __array_ufunc__: ClassVar[None] = None
+    # or Python would walk over whatever has brackets
+    __iter__: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cores, Iterable) or hasattr(self.cores, "dtype"):
@@ -244,8 +246,11 @@ class Train:
             self._check_operand(other, "+")
             return self._like(algebra.add(self._fused(), other._fused()))
         if _is_number(other):
-            train = self._promoted(_plain(other))
-            return train + train._constant_train(other)
+            number = _plain(other)
+            train = self._promoted(number)
+            if not hasattr(number, "dtype") and number == 0:  # where Python's sum() starts
+                return train
+            return train + train._constant_train(number)
         return NotImplemented
 
     __radd__ = __add__
@@ -254,7 +259,9 @@ class Train:
         return self * -1.0
 
     def __sub__(self, other: Self | complex) -> Self:
-        return self + -other if isinstance(other, Train) or _is_number(other) else NotImplemented
+        if isinstance(other, Train):
+            return self + -other
+        return self + -_plain(other) if _is_number(other) else NotImplemented
 
     def __rsub__(self, other: complex) -> Self:
         return -self + other
@@ -316,6 +323,7 @@ class Train:
         """
         cores = self.cores
         if like is not None:
+            _arrays.namespace(like)
             target = like.dtype if dtype is None else dtype
             cores = tuple(_arrays.move(core, like=like, dtype=_arrays.find_dtype(like, target)) for core in cores)
         elif dtype is not None:
@@ -393,5 +401,7 @@ def _is_number(value: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's scalars and 0-dimensional arrays as Python numbers: theirs would decide the dtype of the result."""
-    return value.item() if isinstance(value, (np.number, np.ndarray)) else value
+    """Numpy's scalars and integers of any library as Python numbers: theirs would decide the dtype of the result."""
+    if isinstance(value, (np.number, np.ndarray)) or (hasattr(value, "dtype") and not _arrays.is_floating(value)):
+        return value.item()
+    return value

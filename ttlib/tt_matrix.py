@@ -81,6 +81,9 @@ class TTMatrix(Train):
 
         Raises ShapeError unless the modes multiply so.
         """
+        if not isinstance(tt, TensorTrain):
+            msg = f"from_tensor_train takes a TensorTrain, got {type(tt).__name__}"
+            raise BackendError(msg)
         rows, cols = check_shape(row_shape), check_shape(col_shape)
         if len(rows) != len(cols) or tuple(m * n for m, n in zip(rows, cols, strict=True)) != tt.shape:
             msg = f"row modes {rows} times column modes {cols} must be, one by one, the modes {tt.shape} of the train"

@@ -68,14 +68,15 @@ def apply(cores: Cores, x: Array) -> Array:
     """Return (…, m1 … md) from dense vectors x (…, n1 … nd), one mode at a time, never forming the matrix."""
     xp = _arrays.namespace(cores[0], x)
     batch = tuple(x.shape[:-1])
-    done, rank = math.prod(batch), 1
+    done, left_over = math.prod(batch), int(x.shape[-1])
     state = x
     for core in cores:
         left, rows, cols, right = core.shape
+        left_over //= cols
         kernel = _arrays.reshape(xp.permute_dims(core, (1, 3, 0, 2)), (rows * right, left * cols))  # (m r', r n)
-        state = kernel @ _arrays.reshape(state, (done, rank * cols, -1))  # (B, r n, N) -> (B, m r', N)
-        done, rank = done * rows, right
-    return _arrays.reshape(state, (*batch, -1))
+        state = kernel @ _arrays.reshape(state, (done, left * cols, left_over))  # (B, r n, N) -> (B, m r', N)
+        done *= rows
+    return _arrays.reshape(state, (*batch, math.prod(int(core.shape[1]) for core in cores)))
 
 
 def trace(cores: Cores) -> Array:

@@ -55,7 +55,9 @@ def balance(cores: Cores) -> Cores:
 
     Cores of 1e200, 1e200 and 1e-400 make ones, but the product of the first two is infinite.
     """
-    exponents = [_arrays.exponent(_arrays.largest_magnitude(core)) for core in cores if not _autograd.is_abstract(core)]
+    if any(_autograd.is_abstract(core) for core in cores):
+        return cores
+    exponents = [_arrays.exponent(_arrays.largest_magnitude(core)) for core in cores]
     _, most = _arrays.exponent_range(cores[0])
     if sum(abs(exponent) for exponent in exponents) <= most // 2:
         return cores

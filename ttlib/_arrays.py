@@ -20,7 +20,7 @@ from ttlib.errors import BackendError, NonFiniteError
 
 # Linear algebra does not exist in these dtypes, on any library.
 _HALF = ("float16", "bfloat16")
-_FLOATING = (*_HALF, "float32", "float64", "complex64", "complex128")
+FLOATING = (*_HALF, "float32", "float64", "complex64", "complex128")
 
 
 def namespace(*arrays: Array) -> Any:
@@ -82,11 +82,11 @@ def result_dtype(x: Array) -> Any:
     if kind:
         msg = f"{kind} cannot be decomposed: pass a dense array with numbers in it"
         raise BackendError(msg)
-    if name in _FLOATING:
-        return getattr(xp, name)
+    if name in FLOATING:
+        return getattr(xp, name, x.dtype)  # numpy has no bfloat16, but extensions of it do
     if not name.startswith("float") and xp.isdtype(x.dtype, "integral"):
         return xp.float64
-    msg = f"expected an array of floating, complex or integer numbers ({', '.join(_FLOATING)}), got dtype {name}"
+    msg = f"expected an array of floating, complex or integer numbers ({', '.join(FLOATING)}), got dtype {name}"
     raise BackendError(msg)
 
 
@@ -200,7 +200,7 @@ def energies(x: Array) -> np.ndarray[Any, Any]:
 
 def is_floating(x: Array) -> bool:
     """Return whether the dtype of *x* is one of those that cores can have."""
-    return dtype_name(x.dtype) in _FLOATING
+    return dtype_name(x.dtype) in FLOATING
 
 
 def is_complex(x: Array) -> bool:
@@ -294,9 +294,9 @@ def find_dtype(x: Array, dtype: Any) -> Any:
     """Return *dtype* as the library of *x* knows it, given its name ("float32") or one of any library's dtypes."""
     name = dtype if isinstance(dtype, str) else dtype_name(dtype)
     xp = namespace(x)
-    found = getattr(xp, name, None) if name in _FLOATING else None
+    found = getattr(xp, name, None) if name in FLOATING else None
     if found is None:
-        msg = f"dtype {dtype!r} is not one that {library(x)} and ttlib share: choose one of {', '.join(_FLOATING)}"
+        msg = f"dtype {dtype!r} is not one that {library(x)} and ttlib share: choose one of {', '.join(FLOATING)}"
         raise BackendError(msg)
     return found
 

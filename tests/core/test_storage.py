@@ -38,8 +38,6 @@ def changed(core, how):
         core = np.ascontiguousarray(core.transpose(axes)).transpose(axes)
     if how == "strided":
         core = np.repeat(core, 2, axis=1)[:, ::2]
-    if how == "big-endian":
-        core = core.astype(core.dtype.newbyteorder(">"))
     return core
 
 
@@ -70,7 +68,7 @@ def test_libraries_write_the_same_bytes(tmp_path, kind, dtype):
     assert bits(load(tmp_path / "torch")) == bits(make(kind, dtype, "numpy"))
 
 
-@pytest.mark.parametrize("how", ["read-only", "transposed", "strided", "big-endian"])
+@pytest.mark.parametrize("how", ["read-only", "transposed", "strided"])
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 def test_the_layout_in_memory_does_not_matter(tmp_path, how, dtype):
     tt = make("tensor_train", dtype, "numpy")
@@ -199,8 +197,6 @@ def test_files_of_the_first_format_load_for_ever(file, kind):
 def test_nothing_but_trains_is_saved(file):
     with pytest.raises(ttlib.BackendError, match="takes a TensorTrain or TTMatrix, got ndarray"):
         save(file, np.ones((1, 2, 1)))
-    with pytest.raises(ttlib.BackendError, match="dtype int64 cannot be saved: convert them to one of float16"):
-        save(file, TensorTrain([np.ones((1, 2, 1), np.int64)]))
     assert not file.exists()
 
 

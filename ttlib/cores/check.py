@@ -17,8 +17,8 @@ def check_cores(cores: Cores, *, dimensions: int, axes: str) -> None:
     for k, core in enumerate(cores):
         if not _arrays.is_floating(core) or core.dtype != _arrays.result_dtype(core):
             msg = (
-                f"core {k} has dtype {core.dtype}: cores hold floating or complex numbers of half, single or double "
-                f"precision in the byte order of the machine; convert them first"
+                f"core {k} has dtype {core.dtype}: cores hold one of {', '.join(_arrays.FLOATING)}, in the byte order "
+                f"of the machine; convert them first"
             )
             raise BackendError(msg)
         if core.ndim != dimensions or 0 in core.shape:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from ttlib import interop, noise_reduction, testing
+from ttlib.completion import complete
 from ttlib.constructors import eye, ones, random, random_orthogonal, rank_one, zeros
+from ttlib.cores.complete import CompletionReport
+from ttlib.cores.interpolation import CrossReport
 from ttlib.cores.report import DecompositionReport
 from ttlib.cost import count_parameters
+from ttlib.cross_interpolation import cross
 from ttlib.decomposition import decompose, decompose_batch, decompose_matrix, decompose_matrix_batch
 from ttlib.errors import (
     BackendError,
@@ -30,6 +34,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "CompletionReport",
+    "CrossReport",
     "DecompositionReport",
     "NonFiniteError",
     "RankError",
@@ -42,7 +48,9 @@ __all__ = [
     "TensorTrain",
     "UnknownDriverError",
     "clip_ranks",
+    "complete",
     "count_parameters",
+    "cross",
     "decompose",
     "decompose_batch",
     "decompose_matrix",

@@ -239,7 +239,11 @@ A = ttlib.random((3, 4), ranks=2, seed=0)
         (lambda: A * ttlib.ones((4, 3)), ttlib.ShapeError, "needs equal modes"),
         (lambda: A.dot(ttlib.ones((3, 4, 1))), ttlib.ShapeError, "dot needs equal modes"),
         (lambda: A + ttlib.ones((3, 4), like=np.zeros(1, np.float32)), ttlib.BackendError, r"float64.*float32.*\.to\("),
-        (lambda: A - ttlib.ones((3, 4), like=torch.zeros(1)), ttlib.BackendError, "numpy float64 on cpu and torch float32"),
+        (
+            lambda: A - ttlib.ones((3, 4), like=torch.zeros(1)),
+            ttlib.BackendError,
+            "numpy float64 on cpu and torch float32",
+        ),
         (lambda: A + ttlib.eye((3,)), ttlib.BackendError, "two values of TensorTrain, got TTMatrix"),
         (lambda: A.kron(3), ttlib.BackendError, "got int"),
         (lambda: A / 0, ZeroDivisionError, "division of a TensorTrain by zero"),

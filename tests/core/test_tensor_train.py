@@ -78,7 +78,11 @@ def test_it_is_frozen_and_does_not_alias_the_callers_list():
         ([np.ones((2, 2, 1))], ttlib.RankError, "core 0.*left has rank 1"),
         ([np.ones((1, 2, 3))], ttlib.RankError, "right rank must be 1, got 3"),
         ([np.ones((1, 2, 1)), torch.ones(1, 2, 1)], ttlib.BackendError, "numpy.ndarray, torch.Tensor"),
-        ([np.ones((1, 2, 1)), np.ones((1, 2, 1), dtype=np.float32)], ttlib.BackendError, "core 1 is numpy float32 on cpu"),
+        (
+            [np.ones((1, 2, 1)), np.ones((1, 2, 1), dtype=np.float32)],
+            ttlib.BackendError,
+            "core 1 is numpy float32 on cpu",
+        ),
         ([[1.0]], ttlib.BackendError, "got builtins.list"),
     ],
 )

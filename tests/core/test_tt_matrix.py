@@ -160,7 +160,11 @@ A = ttlib.eye((2, 3))
         (lambda: A @ np.ones((6, 5)), ttlib.ShapeError, r"6 x 6 TT-matrix needs vectors of 6.*got \(6, 5\)"),
         (lambda: A @ np.float64(3), ttlib.ShapeError, "along the last axis"),
         (lambda: np.ones(5) @ A, ttlib.ShapeError, r"got \(5,\)"),
-        (lambda: A @ np.ones(6, dtype=np.float32), ttlib.BackendError, "vectors are numpy float32.*TT-matrix is numpy float64"),
+        (
+            lambda: A @ np.ones(6, dtype=np.float32),
+            ttlib.BackendError,
+            "vectors are numpy float32.*TT-matrix is numpy float64",
+        ),
         (lambda: A @ torch.ones(6), ttlib.BackendError, "arrays of one library"),
         (lambda: A @ ttlib.eye((2, 3), like=np.zeros(1, np.float32)), ttlib.BackendError, "@ needs one library, dtype"),
         (lambda: A @ 3, TypeError, "unsupported operand"),

@@ -336,6 +336,11 @@ def is_linalg_error(error: Exception) -> bool:
     return type(error).__name__.endswith("LinAlgError")
 
 
+def copied(x: Array) -> Array:
+    """Return floating *x* in memory of its own, with its autograd graph."""
+    return x * 1.0
+
+
 def agree(x: Array, y: Array) -> bool:
     """Return whether two arrays share library, dtype and device (a JAX tracer has none to compare)."""
     devices = {str(where) for where in (device(x), device(y)) if where is not None}
@@ -369,5 +374,5 @@ def move(x: Array, *, like: Array, dtype: Any) -> Array:
     """Return *x* in the library and on the device of *like*, through host memory if the libraries differ."""
     if library(x) != library(like):
         widest = find_dtype(like, dtype_name(compute_dtype(x)))
-        x = from_numpy(to_numpy(x), like=like, dtype=widest)
+        x = from_numpy(to_numpy(x).copy(), like=like, dtype=widest)  # libraries on the host would share the memory
     return cast(to_device(x, array_api_compat.device(like)), dtype)

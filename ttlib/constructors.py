@@ -131,7 +131,8 @@ def rank_one(vectors: Sequence[Array], /) -> TensorTrain:
         if vector.ndim != 1 or vector.shape[0] == 0:
             msg = f"vector {k} has shape {tuple(vector.shape)}: rank_one takes one-dimensional arrays with entries"
             raise ShapeError(msg)
-        cores.append(_arrays.reshape(_arrays.astype(vector, _arrays.result_dtype(vector)), (1, -1, 1)))
+        floating = _arrays.astype(vector, _arrays.result_dtype(vector))
+        cores.append(_arrays.copied(_arrays.reshape(floating, (1, -1, 1))))
     return TensorTrain(tuple(cores))
 
 

@@ -173,10 +173,12 @@ def cross(
     >>> max(tt.ranks), report.converged, report.evaluations < 10_000
     (2, True, True)
 
-    Entries that are never read cannot be known.  Before it says that it converged, the train is compared with at
-    least a hundred entries all over the tensor and a hundred near its pivots, none of them read before.  A feature that
-    fills a fraction p of the tensor and shows nowhere else escapes n uniform points with probability (1 - p)^n: a
-    single needle in 2**20 zeros is not found, and the report of a train of zeros says that no relative error is known.
+    Entries that are never read cannot be known.  Before it says that it converged, the train is compared with a hundred
+    or more entries drawn all over the tensor and as many near its pivots, none of which built it.  Where those drawn
+    hold next to none of the tensor's weight, more are drawn, up to thousands, and if that stays so the report says
+    "not converged", be the train right or wrong.  A feature beside a background that does carry weight, in a fraction p
+    of the entries, escapes n points with probability (1 - p)^n: a single needle in 2**20 ones cannot be seen.
+    A tensor that gets read whole is decomposed by TT-SVD, and the error reported is exact.
 
     Args:
         f: takes integer indices (B, d), int64, and returns B numbers: an array (numpy, torch …) or a list.  It is

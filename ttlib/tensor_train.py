@@ -73,6 +73,8 @@ class TensorTrain(Train):
             return (one, matrix) if rows == 1 else (matrix, one)
         split = find_split(self.shape, rows=rows, cols=cols)
         left, right = factor_pair(self._balanced(), split)
+        left = _arrays.copied(left) if split == 1 else left  # one core is only reshaped
+        right = _arrays.copied(right) if split == self.order - 1 else right
         return _arrays.astype(left, self.dtype), _arrays.astype(right, self.dtype)
 
     def __getitem__(self, index: Any) -> TensorTrain | Array:

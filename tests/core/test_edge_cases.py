@@ -562,26 +562,66 @@ def test_forward_mode_derivatives_are_right_or_refused():
     torch.testing.assert_close(tangent, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
 
 
-def test_second_derivatives_are_right_or_refused():
-    """Only first derivatives are claimed; a second one must not come out wrong without a word."""
-    tensor = torch.from_numpy(gaussian((3, 3))).requires_grad_()
-    (first,) = torch.autograd.grad(
-        ttlib.decompose(tensor, ranks=2).to_tensor().square().sum(), tensor, create_graph=True
-    )
-    direction = torch.from_numpy(gaussian((3, 3), seed=1))
+@pytest.mark.parametrize("extra", [lambda x: 0 * x, lambda x: x**3], ids=["alone", "beside another term"])
+def test_second_derivatives_are_right_or_refused(extra):
+    """Only first derivatives are claimed; a second one must not come out wrong, or lack a part, without a word."""
+
+    def slope(x):
+        loss = ttlib.decompose(x, ranks=2).to_tensor().square().sum() + extra(x).sum()
+        return torch.autograd.grad(loss, x, create_graph=True)[0]
+
+    tensor, direction = torch.from_numpy(gaussian((3, 3))), torch.from_numpy(gaussian((3, 3), seed=1))
+    point = tensor.clone().requires_grad_()
+    first = slope(point)
     try:
-        (second,) = torch.autograd.grad((first * direction).sum(), tensor)
-    except RuntimeError as refusal:
+        (second,) = torch.autograd.grad((first * direction).sum(), point)
+    except (RuntimeError, ttlib.BackendError) as refusal:
         assert str(refusal)  # noqa: PT017
         return
     step = 1e-6
+    ahead, behind = (slope((tensor + s * direction).requires_grad_()).detach() for s in (step, -step))
+    torch.testing.assert_close(second, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-5)
 
-    def slope(x):
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(ttlib.decompose(x, ranks=2).to_tensor().square().sum(), x)[0]
 
-    expected = (slope(tensor + step * direction) - slope(tensor - step * direction)) / (2 * step)
-    torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("transform", ["grad", "vmap"])
+def test_functional_transforms_are_right_or_refused_by_name(transform):
+    """torch.func wraps tensors so that no number can be read from them, which ranks and scales need."""
+    tensor = torch.from_numpy(gaussian((3, 4)))
+
+    def loss(x):
+        return ttlib.decompose(x, ranks=2).to_tensor().square().sum()
+
+    try:
+        found = torch.func.grad(loss)(tensor) if transform == "grad" else torch.vmap(loss)(tensor[None])
+    except ttlib.BackendError as refusal:
+        assert "torch.func" in str(refusal)  # noqa: PT017
+        return
+    point = tensor.clone().requires_grad_()
+    expected = torch.autograd.grad(loss(point), point)[0] if transform == "grad" else loss(tensor)[None]
+    torch.testing.assert_close(found, expected)
+
+
+# Trains of more entries than a double can count
+
+
+def test_a_train_of_ten_to_the_400_entries_is_an_ordinary_value(array):
+    shape, like = (10,) * 400, array(np.zeros(1))
+    tt = ttlib.ones(shape, like=like)
+    assert "ranks=(1, 1" in repr(tt)
+    assert "row_shape=(10, 10" in repr(ttlib.eye(shape, like=like))
+    assert tt.compression == math.inf
+    assert tt.parameters == 4000
+    assert tt.log_norm() == pytest.approx(200 * math.log(10))
+    rounded, report = (tt + tt).round(eps=0.1, return_report=True)
+    assert rounded.ranks == (1,) * 401
+    assert report.compression == math.inf
+    assert "4,000 parameters" in str(report)
+    assert (tt + tt).round(compression=1e300).ranks == (1,) * 401
+    assert (tt + tt).round(parameters=5000).ranks == (1,) * 401
+    assert float(tt.elements(np.zeros((1, 400), int))[0]) == 1.0
+    assert ttlib.random(shape, ranks=2, seed=0, like=like).order == 400
+    scaled = ttlib.random_orthogonal(shape, ranks=2, seed=0, like=like)
+    assert scaled.log_norm() == pytest.approx(200 * math.log(10))  # entries of root mean square 1
 
 
 # Refusals
@@ -683,3 +723,30 @@ def test_tensors_without_numbers_are_refused():
 def test_masked_arrays_are_refused_because_a_mask_has_no_train():
     with pytest.raises(ttlib.BackendError, match="[Mm]asked"):
         ttlib.decompose(np.ma.masked_array(gaussian((3, 4)), mask=np.eye(3, 4, dtype=bool)))
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")  # numpy's own
+def test_matrices_of_the_old_numpy_class_are_right_or_refused():
+    """np.matrix is two-dimensional whatever is done to it."""
+    given = np.matrix(gaussian((3, 4)))
+    try:
+        tt = ttlib.decompose(given, shape=(3, 2, 2))
+    except ttlib.BackendError as refusal:
+        assert "matrix" in str(refusal)  # noqa: PT017
+        return
+    np.testing.assert_allclose(dense(tt), np.asarray(given).reshape(3, 2, 2), atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("driver", ["auto", "lapack", "qr", "gram", "sketch"])
+def test_a_matrix_on_which_lapack_does_not_converge_is_decomposed_all_the_same(monkeypatch, driver, dtype):
+    def fails(*_, **__):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    tensor = gaussian((6, 5, 4), dtype=dtype)
+    expected = ttlib.decompose(tensor, eps=0.3)
+    monkeypatch.setattr(np.linalg, "svd", fails)
+    monkeypatch.setattr(np.linalg, "eigh", fails)
+    tt = ttlib.decompose(tensor, eps=0.3, driver=driver)
+    assert tt.dtype == tensor.dtype
+    np.testing.assert_allclose(dense(tt), dense(expected), atol=100 * float(np.finfo(dtype).eps))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ttlib._arrays import matmul, reshape
+from ttlib._arrays import copied, matmul, reshape
 
 
 def left_factor(cores: Sequence[Any]) -> Any:
@@ -48,7 +48,7 @@ def reconstruct(cores: Sequence[Any]) -> Any:
     """Return the dense tensor (n1, …, nd)."""
     shape = tuple(int(core.shape[1]) for core in cores)
     if len(cores) == 1:
-        return reshape(cores[0], shape)
+        return copied(reshape(cores[0], shape))
     split = balanced_split(shape)
     left, right = factor_pair(cores, split)
     return reshape(matmul(left, right), shape)

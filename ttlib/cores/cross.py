@@ -7,8 +7,8 @@ coefficients of all rows in terms of them are the core.  The next sweep runs the
 
 What differs from the paper, each to read fewer entries or to be surer of them:
 
-* A superblock of large modes is read in part: at most twice as many columns as its bond has pivots.  So ranks can
-  double in a sweep, as they do at most with modes of size 2, but the cost is n r^2 a bond, not n^2 r^2.
+* A superblock is read by columns: those of its pivots and one more, then twice as many for as long as none is surplus.
+  So the rank shows in the first sweep, at n r^2 entries a bond; the whole superblock has n^2 r^2.
 * The random rows that let a rank grow (the kick) join the index sets only, not the cores: the chosen pivots stay where
   they are, so the entries behind them are not read again, and the train carries no surplus rank.
 * Points where validation fails join the index sets of the next sweep.
@@ -89,9 +89,8 @@ def sweep(
         others = generator.permutation(_product(np.arange(shape[bond])[:, None], right[bond + 1]))  # (n' m', d - k)
         columns = _distinct(right[bond], others)
         pivots = maxvol(_column_space(read, rows, columns, len(right[bond]), max_rank=max_ranks[bond], share=share))
-        cores.append(
-            pivots.coefficients.reshape(len(left[-1]), mode, -1)[:rank]
-        )  # (m n, r') -> (m, n, r') -> (r, n, r')
+        core = pivots.coefficients.reshape(len(left[-1]), mode, -1)  # (m n, r') -> (m, n, r')
+        cores.append(core[:rank])  # (r, n, r')
         rank = pivots.rows.size
         # Pivots first: the next core has a row for each of them, and none for what joins only to look further.
         spare = np.delete(rows, pivots.rows, axis=0)

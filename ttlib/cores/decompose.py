@@ -34,6 +34,8 @@ def tt_svd(
         cut = sweep.cut(_arrays.reshape(rest, (len(tensors), rank * mode, -1)), energy)  # (B, r n, n' … n'')
         stacks.append(_arrays.reshape(cut.basis, (len(tensors), rank, mode, -1)))  # (B, r, n, r')
         rest, rank = cut.remainder, int(cut.basis.shape[-1])
+    if not stacks:  # a vector is its own only core, and must not stay a view of the input
+        rest = _arrays.copied(rest)
     stacks.append(_arrays.reshape(rest, (len(tensors), rank, shape[-1], 1)))
     reports = sweep.reports([exponents] * (len(shape) - 1), eps=eps)
     target = _arrays.result_dtype(tensors[0])

@@ -184,6 +184,8 @@ class Interpolation:
         self.change = self._change()
         if self.change <= self.tolerance:
             self._validate(self.reserve)
+            if self.error > self.tolerance:
+                self._join_worst()
         missed = self.change if self.change > self.tolerance else self.error
         if missed > self.tolerance and (self.idle or missed <= _NEAR_MISS * self.tolerance):
             self.share /= 4
@@ -231,7 +233,7 @@ class Interpolation:
         )
 
     def _validate(self, reserve: int) -> None:
-        """Compare with entries not read before; the points with the largest errors join the next sweep.
+        """Compare with entries not read before.
 
         Where the uniform points see next to nothing of the tensor's weight, more are drawn: a few entries that are zero
         confirm nothing.
@@ -247,8 +249,6 @@ class Interpolation:
             points = _uniform(self.shape, count, self.generator)
             self.checks = (self._extend(self.checks[0], points, stop - self.sampler.spent), self.checks[1])
         self.error = self._error_of(self.train)
-        if self.error > self.tolerance:
-            self._join_worst()
 
     def _join_worst(self) -> None:
         """Move the points with the largest errors from the checks to the next sweep."""

@@ -249,17 +249,18 @@ def test_noise_does_not_converge_and_says_why():
 
 
 @pytest.mark.parametrize("options", [{"max_rank": 3}, {"max_evaluations": 15_000}, {"max_sweeps": 2}])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_error_of_what_did_not_converge_is_not_flattered(options, seed):
-    weights = np.random.default_rng(900 + seed).uniform(0, 2, (3, 7))
+@pytest.mark.parametrize("seed", [0, 1, 8, 18, 21])
+def test_the_reported_error_is_not_flattered(options, seed):
+    weights = np.random.default_rng(900 + seed).uniform(0, 2, (3, 7))  # 8, 18, 21: once flattered by up to 1e13
 
     def rough(i):
         bumps = np.exp(-0.05 * ((i[:, None, :] - 4 * weights) ** 2).sum(axis=2)).sum(axis=1)
         return bumps * np.cos(i @ weights[0]) + 0.3 * (i.sum(axis=1) % 7 == 3) * (i[:, 0] == 2)
 
     tt, report = run(rough, [8] * 7, seed=seed, **options)
-    assert not report.converged
-    assert report.validation_error > 0.6 * error_at_random(tt, rough)
+    error = error_at_random(tt, rough)
+    assert report.validation_error > 0.6 * error
+    assert error <= report.tolerance or not report.converged
 
 
 # ---- limits

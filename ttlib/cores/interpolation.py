@@ -238,10 +238,13 @@ class Interpolation:
         Where the uniform points see next to nothing of the tensor's weight, more are drawn: a few entries that are zero
         confirm nothing.
         """
-        stop = self.sampler.limit - reserve
+        probes = self._probes()
+        wanted = sum(len(points) for points in probes)
+        # Near the limit the reserve is for this: a handful of points must not pass for a validation.
+        stop = self.sampler.limit - (reserve if self.sampler.spent + wanted + reserve <= self.sampler.limit else 0)
         half = (stop - self.sampler.spent) // 2
         self.checks = tuple(
-            self._extend(check, points, half) for check, points in zip(self.checks, self._probes(), strict=True)
+            self._extend(check, points, half) for check, points in zip(self.checks, probes, strict=True)
         )
         count = _FEWEST_VALIDATION_POINTS
         while not self._is_conclusive() and count < _MOST_FIRST_POINTS:

@@ -14,7 +14,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ttlib._autograd import is_abstract, stop_gradient
+from ttlib._autograd import is_abstract, is_transformed, stop_gradient
 from ttlib._types import Array, Shape
 from ttlib.errors import BackendError, NonFiniteError
 
@@ -93,6 +93,10 @@ def result_dtype(x: Array) -> Any:
 def _kind_without_numbers(x: Array) -> str | None:
     if isinstance(x, np.ma.MaskedArray):
         return "a masked array"
+    if isinstance(x, np.matrix):
+        return "a numpy.matrix"
+    if is_transformed(x):
+        return "a tensor inside torch.func.grad or torch.func.vmap"
     if getattr(x, "is_meta", False):
         return "a tensor of the meta device"
     if "sparse" in str(getattr(x, "layout", "")):

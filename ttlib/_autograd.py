@@ -38,6 +38,14 @@ def is_abstract(x: Array) -> bool:
     return type(x).__name__.endswith("Tracer")
 
 
+def is_transformed(x: Array) -> bool:
+    """Return whether *x* stands for a tensor inside torch.func.grad, vmap and the like, which hide its numbers."""
+    if not hasattr(x, "requires_grad"):
+        return False
+    functorch = getattr(sys.modules["torch"]._C, "_functorch", None)
+    return functorch is not None and bool(functorch.is_functorch_wrapped_tensor(x))
+
+
 def first_derivative_only(x: Array) -> Array:
     """Return *x*, marked so that a second derivative through it, or a forward-mode one, raises instead of being wrong.
 
@@ -52,23 +60,29 @@ def first_derivative_only(x: Array) -> Array:
 def _torch_mark() -> Any:
     torch = sys.modules["torch"]
 
-    class FirstDerivativeOnly(torch.autograd.Function):  # type: ignore[name-defined,misc]  # torch is not imported here
-        """The identity, differentiable once and backward."""
-
-        generate_vmap_rule = True
+    class Refuse(torch.autograd.Function):  # type: ignore[name-defined,misc]  # torch is not imported here
+        """The identity on a gradient, which may not be differentiated."""
 
         @staticmethod
-        def forward(x: Any) -> Any:
+        def forward(ctx: Any, gradient: Any, x: Any) -> Any:  # noqa: ARG004  # x: what it would be differentiated by
+            return gradient.view_as(gradient)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:  # noqa: ARG004
+            raise BackendError(_REFUSAL)
+
+    class FirstDerivativeOnly(torch.autograd.Function):  # type: ignore[name-defined,misc]
+        """The identity, differentiable once and backward."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
             return x.view_as(x)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            """Nothing to keep."""
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-        def backward(ctx: Any, gradient: Any) -> Any:  # noqa: ARG004
-            return gradient
+        def backward(ctx: Any, gradient: Any) -> Any:
+            (x,) = ctx.saved_tensors
+            return Refuse.apply(gradient, x) if torch.is_grad_enabled() else gradient  # enabled by create_graph=True
 
         @staticmethod
         def jvp(ctx: Any, tangent: Any) -> Any:  # noqa: ARG004

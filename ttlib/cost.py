@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from ttlib._types import RanksLike, ShapeLike
@@ -29,3 +30,11 @@ def count_parameters(shape: ShapeLike, /, *, ranks: RanksLike) -> int:
     modes = check_shape(shape)
     bonds = expand_ranks(modes, ranks)
     return sum(left * mode * right for mode, (left, right) in zip(modes, pairwise(bonds), strict=True))
+
+
+def compression(size: int, parameters: int) -> float:
+    """Return how many dense entries there are per stored number, infinite where no float could say it."""
+    try:
+        return size / parameters
+    except OverflowError:
+        return math.inf

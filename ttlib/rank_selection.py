@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from fractions import Fraction
 
 from ttlib._types import Ranks, Shape, ShapeLike
 from ttlib.cost import count_parameters
@@ -62,10 +64,10 @@ def budget_of(size: int, *, parameters: int | None, compression: float | None) -
     if compression is None:
         return None if parameters is None else check_integer(parameters, name="parameters")
     value = real_number(compression)
-    if not 0 < value < math.inf or math.isinf(size / value):
+    if not 0 < value < math.inf or value < sys.float_info.min:
         msg = f"compression must be a finite number above 0 (dense entries per stored number), got {compression!r}"
         raise RankError(msg)
-    return max(1, int(size / value))
+    return max(1, int(size // Fraction(value)))
 
 
 def _shrink(shape: Shape, full: Ranks, energies: list[list[float]], budget: int) -> Ranks:

@@ -20,6 +20,7 @@ from ttlib.cores.check import check_cores
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
 from ttlib.cores.scaling import balance
+from ttlib.cost import compression
 from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError
 from ttlib.linalg import SVDDriver, TruncationOptions, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
@@ -80,7 +81,7 @@ class Train:
     @property
     def compression(self) -> float:
         """Entries of the dense form per stored number."""
-        return math.prod(self._modes()) / self.parameters
+        return compression(math.prod(self._modes()), self.parameters)
 
     @property
     def dtype(self) -> Any:

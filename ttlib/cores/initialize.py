@@ -9,6 +9,7 @@ import numpy as np
 
 from ttlib._arrays import from_numpy
 from ttlib._types import Array, Cores, Ranks, Shape
+from ttlib.cores.scaling import restore_scale
 
 
 def core_std(ranks: Ranks, std: float) -> float:
@@ -43,7 +44,7 @@ def orthogonal_cores(
 ) -> Cores:
     """Draw left-orthogonal cores, uniformly (by the Haar measure), and a last core that sets the norm.
 
-    The norm is exactly std * sqrt(entries), so the mean square of the dense entries is std^2 in every draw, where
+    The norm is std * sqrt(entries), so the mean square of the dense entries is std^2 in every draw, where
     Gaussian cores only have it on average.  *ranks* must be clipped to the shape.
     """
     cores = []
@@ -51,5 +52,8 @@ def orthogonal_cores(
         q, r = np.linalg.qr(generator.standard_normal((left * mode, right)))
         cores.append((q * np.sign(np.diagonal(r))).reshape(left, mode, right))  # the signs make it uniform
     last = generator.standard_normal((ranks[-2], shape[-1], 1))
-    norm = std * math.sqrt(math.prod(shape))
-    return tuple(from_numpy(core, like=like) for core in (*cores, last * (norm / np.linalg.norm(last))))
+    # In powers of two: the number of entries may be beyond any float.
+    exponent, fraction = divmod(0.5 * sum(math.log2(mode) for mode in shape), 1.0)
+    last *= std * 2.0**fraction / np.linalg.norm(last)
+    scaled = restore_scale([*cores, last], int(exponent), np.float64)
+    return tuple(from_numpy(core, like=like) for core in scaled)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttlib._types import Ranks, Shape
-from ttlib.cost import count_parameters
+from ttlib.cost import compression, count_parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class DecompositionReport:
     @property
     def compression(self) -> float:
         """Entries of the dense tensor per stored number."""
-        return math.prod(self.shape) / self.parameters
+        return compression(math.prod(self.shape), self.parameters)
 
     def __str__(self) -> str:
         met = {None: "", True: ", tolerance met", False: ", TOLERANCE NOT MET: the rank cap won"}[self.tolerance_met]

@@ -38,8 +38,8 @@ def check_shape(shape: ShapeLike, *, size: int | None = None) -> Shape:
         raise ShapeError(msg)
     if size is not None and math.prod(modes) != size:
         msg = (
-            f"shape {modes} holds {math.prod(modes)} entries but the array holds {size}: "
-            f"choose modes whose product is {size} (ttlib.factorize and ttlib.search_shapes propose some)"
+            f"shape {modes} holds {math.prod(modes)} entries but the array holds {size}: the nearest shape of as many "
+            f"modes that fits is {nearest_shape(modes, size)}; ttlib.search_shapes proposes more"
         )
         raise ShapeError(msg)
     return modes
@@ -83,6 +83,24 @@ def find_split(shape: ShapeLike, /, *, rows: int, cols: int) -> int:
         f"multiply to {rows}.  Split the mode that spans it, as in {suggest_aligned(rows, cols)}"
     )
     raise ShapeError(msg)
+
+
+def nearest_shape(shape: Shape, size: int) -> Shape:
+    """Return the modes that multiply to *size* and are nearest to *shape*, in its order and by their ratios.
+
+    >>> nearest_shape((8, 8, 12, 8, 9), 49152)
+    (8, 8, 12, 8, 8)
+    """
+    parts = len(shape)
+    places = sorted(range(parts), key=lambda k: shape[k])
+    options = [*factorisations(size, parts), _greedy_balanced(size, parts)]
+    padded: list[Shape] = [(1,) * (parts - len(option)) + option for option in options]
+
+    def distance(modes: Shape) -> float:
+        return sum(abs(math.log(mode / shape[k])) for mode, k in zip(modes, places, strict=True))
+
+    best = dict(zip(places, min(padded, key=distance), strict=True))
+    return tuple(best[k] for k in range(parts))
 
 
 def suggest_aligned(rows: int, cols: int) -> Shape:

@@ -94,12 +94,13 @@ def nearest_shape(shape: Shape, size: int) -> Shape:
     parts = len(shape)
     places = sorted(range(parts), key=lambda k: shape[k])
     options = [*factorisations(size, parts), _greedy_balanced(size, parts)]
-    padded: list[Shape] = [(1,) * (parts - len(option)) + option for option in options]
+    padded = [(1,) * (parts - len(option)) + option for option in options]
 
     def distance(modes: Shape) -> float:
         return sum(abs(math.log(mode / shape[k])) for mode, k in zip(modes, places, strict=True))
 
-    best = dict(zip(places, min(padded, key=distance), strict=True))
+    nearest = min(padded, key=distance)
+    best = dict(zip(places, nearest, strict=True))
     return tuple(best[k] for k in range(parts))
 
 

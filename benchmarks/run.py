@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -47,10 +47,18 @@ table of `make demo` shows seconds per step.
 """
 
 
+def version_of(package: str) -> str:
+    """The version of a package, or that it is not there: torchTT compiles C++, which not every machine can."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def main() -> None:
     """Run all and write the page."""
     torch.set_num_threads(1)
-    versions = {name: version(name) for name in ("numpy", "torch", "tensorly", "torchTT", "peft")}
+    versions = {name: version_of(name) for name in ("numpy", "torch", "tensorly", "torchTT", "peft")}
     page = PAGE.format(
         python=platform.python_version(),
         machine=platform.machine(),

@@ -77,8 +77,9 @@ def decompose(
         parameters, compression: a cap on the numbers stored, or on dense entries per stored number, instead of
             `ranks`; `ttlib.ranks_for_budget` spends it where it saves most.
         driver: how each truncated SVD is taken: "lapack"; "qr" (QR of the long side first); "gram" (eigenvectors of
-            the Gram matrix, falls back to "qr" where it could not see the error); "sketch" (randomised, residual
-            measured); "auto" (LAPACK or QR by the shape); or a function that passes `ttlib.testing.check_driver`.
+            the Gram matrix, with one of those two where it could not see the error); "sketch" (randomised, residual
+            measured); "auto" (Gram where it may see, exact otherwise); or a function that passes
+            `ttlib.testing.check_driver`.
         return_report: return (tt, report) with the exact error and the spectrum of every bond.
 
     Returns:

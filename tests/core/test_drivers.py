@@ -76,6 +76,25 @@ def test_a_driver_of_ones_own_is_used_and_named():
     assert_tt_close(tt, tensor)
 
 
+def test_auto_takes_the_gram_matrix_where_that_can_see():
+    tensor = np.random.default_rng(0).standard_normal((8, 9, 10))
+    for options in ({"ranks": 3}, {"eps": 0.1}):
+        assert ttlib.decompose(tensor, return_report=True, **options)[1].driver == "gram"
+    assert ttlib.decompose(tensor, eps=1e-9, return_report=True)[1].driver == "qr"
+
+
+def test_a_rank_that_gram_chose_is_kept():
+    """It leaves room for the rounding of its eigenvalues: the rule, applied to them again, may keep one value less."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.standard_normal((12, 12)))[0] for _ in range(2))
+    values = np.array([1.0] * 6 + [1e-3] * 6)
+    matrix = (u * values) @ v
+    for eps in (np.sqrt(5e-6 / np.sum(values**2)) * (1 + d) for d in (-1e-9, -1e-15, 0.0, 1e-15, 1e-9)):
+        tt, report = ttlib.decompose(matrix, eps=float(eps), driver="gram", return_report=True)
+        assert norm(tt.to_tensor() - matrix) <= eps * norm(matrix) * (1 + 1e-13)
+        assert report.tolerance_met
+
+
 def test_auto_says_what_it_used_and_why():
     _, report = ttlib.decompose(np.random.default_rng(0).standard_normal((4, 8, 6)), return_report=True)
     assert report.drivers == ("qr", "qr")
@@ -86,7 +105,7 @@ def test_auto_says_what_it_used_and_why():
     assert ttlib.decompose(np.ones(5), return_report=True)[1].driver == "none"
 
 
-def test_gram_answers_where_it_can_see_and_leaves_the_rest_to_qr():
+def test_gram_answers_where_it_can_see_and_leaves_the_rest():
     rng = np.random.default_rng(0)
     tensor = rng.standard_normal((8, 9, 10))
     tt, report = ttlib.decompose(tensor, ranks=3, driver="gram", return_report=True)
@@ -94,7 +113,7 @@ def test_gram_answers_where_it_can_see_and_leaves_the_rest_to_qr():
     assert report.relative_error == pytest.approx(norm(tt.to_tensor() - tensor) / norm(tensor), rel=1e-12)
     graded = (rng.standard_normal((20, 10)) * np.logspace(0, -12, 10)) @ rng.standard_normal((10, 20))
     exact, report = ttlib.decompose(graded, eps=1e-9, driver="gram", return_report=True)
-    assert report.drivers == ("qr",)
+    assert report.drivers == ("lapack",)
     assert "in its noise" in report.reasons[0]
     assert norm(exact.to_tensor() - graded) <= 1e-9 * norm(graded)
 

@@ -15,8 +15,8 @@ from ttlib.linalg.truncation_rule import TruncationRule
 class PartialSVD:
     """An orthonormal basis of the leading left singular vectors, and the matrix in that basis.
 
-    `values` may be longer than `basis` has columns: drivers that know the whole spectrum report it.  `residual` is
-    the sum of squares of what is beyond `values`: 0 for a driver that finds all of them.
+    `values` may be longer than `basis` has columns: then the driver knows the whole spectrum and has applied the rule
+    itself.  `residual` is the sum of squares of what is beyond `values`: 0 for a driver that finds all of them.
     """
 
     basis: Array  # U (…, m, k), orthonormal columns

@@ -15,7 +15,7 @@ import numpy as np
 
 from ttlib import _arrays
 from ttlib._types import Array
-from ttlib.linalg import qr
+from ttlib.linalg import exact, qr
 from ttlib.linalg.protocol import PartialSVD
 from ttlib.linalg.truncation_rule import TruncationRule
 
@@ -38,7 +38,7 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
             return found
         width = min(2 * width, rule.max_rank + _OVERSAMPLING)
     reason = "the range wanted is more than half of the matrix, so a sketch would not pay"
-    return replace(qr.driver(matrix, rule), reason=reason)
+    return replace(exact.driver(matrix, rule), reason=reason)
 
 
 def _sketched(matrix: Array, width: int) -> tuple[PartialSVD, np.ndarray[Any, Any]]:

@@ -11,7 +11,7 @@ from ttlib._arrays import adjoint, matrix_shape, to_numpy
 from ttlib._autograd import first_derivative_only, is_traced, stop_gradient
 from ttlib._types import Array, Driver, RanksLike
 from ttlib.errors import UnknownDriverError
-from ttlib.linalg import gram, lapack, qr, sketch
+from ttlib.linalg import exact, gram, lapack, qr, sketch
 from ttlib.linalg.gradient import follow
 from ttlib.linalg.protocol import PartialSVD, SVDDriver
 from ttlib.linalg.truncation_rule import TruncationRule
@@ -27,15 +27,9 @@ class TruncationOptions(TypedDict, total=False):
     driver: Driver | SVDDriver
 
 
-# From this aspect ratio on a QR of the long side pays for itself (measured on numpy and torch, 64 to 4096 wide).
-_QR_ASPECT_RATIO = 3
-
-
 def auto(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
-    """Take QR first on long matrices, LAPACK's SVD otherwise: both are exact to the last digits."""
-    rows, cols = matrix_shape(matrix)
-    long = max(rows, cols) >= _QR_ASPECT_RATIO * min(rows, cols)
-    return qr.driver(matrix, rule) if long else lapack.driver(matrix, rule)
+    """Take the Gram matrix where it may see what the rule discards, LAPACK or a QR first otherwise."""
+    return gram.driver(matrix, rule) if gram.can_see(matrix, rule) else exact.driver(matrix, rule)
 
 
 DRIVERS: dict[str, SVDDriver] = {
@@ -81,9 +75,11 @@ def truncated_svd(matrix: Array, *, rule: TruncationRule, driver: SVDDriver) -> 
     constant = stop_gradient(matrix)
     found = driver(constant, rule)
     if is_traced(matrix) and found.basis.shape[-1] < min(matrix_shape(matrix)):
-        found = auto(constant, rule)  # the derivative needs the whole spectrum
+        found = exact.driver(constant, rule)  # the derivative needs the whole spectrum
     spectrum = to_numpy(found.values).astype(np.float64)
-    rank = min(rule.rank(spectrum, found.residual), int(found.basis.shape[-1]))
+    rank, columns = rule.rank(spectrum, found.residual), int(found.basis.shape[-1])
+    if columns < spectrum.shape[-1]:  # the driver has decided, with its own precision in mind
+        rank = columns
     if is_traced(matrix):
         matrix = first_derivative_only(matrix)
         basis = follow(matrix, found, rank)

@@ -8,6 +8,7 @@ import pickle
 import pkgutil
 import subprocess
 import sys
+import tempfile
 import threading
 from copy import copy, deepcopy
 from types import ModuleType
@@ -57,6 +58,12 @@ class Given:
         return self.arrays[name]
 
 
+def saved_and_loaded(tt, *, like):
+    with tempfile.TemporaryDirectory() as folder:
+        ttlib.save(f"{folder}/tt", tt)
+        return ttlib.load(f"{folder}/tt", like=like)
+
+
 DRIVERS = ("auto", "lapack", "qr", "gram", "sketch")
 
 CALLS = {
@@ -99,6 +106,9 @@ CALLS = {
     "matrix to dense": lambda g: [g.matrix.to_matrix(), g.matrix.to_tensor_train(), g.matrix[3, 7]],
     "trace": lambda g: (g.matrix @ g.matrix.T).trace(),
     "matrix arithmetic": lambda g: [g.matrix + g.matrix, g.matrix * 2, g.matrix.norm(), g.matrix.round(ranks=1)],
+    "cross": lambda g: ttlib.cross(lambda i: 1 / (1.0 + i.sum(axis=1)), shape=SHAPE, eps=1e-6, like=g["tensor"]),
+    "complete": lambda g: ttlib.complete(g["indices"], g["vector"][:2], shape=SHAPE, ranks=1),
+    "save and load": lambda g: saved_and_loaded(g.tt, like=g["tensor"]),
     "from_cores": lambda g: ttlib.interop.from_cores(list(g.tt.cores)),
     "measure": lambda g: ttlib.noise_reduction.measure(g.tt, rows=12, cols=5),
     "assert_tt_close": lambda g: ttlib.testing.assert_tt_close(g.tt, g.tt.to_tensor()),

@@ -153,18 +153,15 @@ def check_finite(x: Array, *, name: str = "the input") -> None:
     xp, x = namespace(x), stop_gradient(x)
     if xp.isdtype(x.dtype, "integral"):
         return
-    finite = xp.isfinite(x)
     try:
-        if bool(xp.all(finite)):
+        if math.isfinite(largest_magnitude(x)):  # one pass, where isfinite and all take two
             return
     except Exception as error:
         if not is_abstract(x):
             raise
-        msg = (
-            f"{name} has no numbers yet (JAX under jit), and ranks are chosen by the numbers: call this outside of jit"
-        )
+        msg = f"{name} has no numbers yet (JAX under jit), and ranks are chosen by numbers: call this outside of jit"
         raise BackendError(msg) from error
-    bad = ~to_numpy(finite)
+    bad = ~to_numpy(xp.isfinite(x))
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
     msg = (
         f"{name} of shape {tuple(x.shape)} has {int(bad.sum())} non-finite value(s) (NaN or infinity), "
@@ -174,13 +171,18 @@ def check_finite(x: Array, *, name: str = "the input") -> None:
 
 
 def largest_magnitude(x: Array) -> float:
-    """Return max |x| as a Python float; of complex numbers the larger of both parts, whose |x| could overflow."""
+    """Return max |x| as a Python float (NaN if there is one); of complex numbers that of their parts.
+
+    The magnitude of a complex number could overflow.
+    """
     xp, x = namespace(x), stop_gradient(x)
-    peaks = [xp.max(xp.abs(part)) for part in ((xp.real(x), xp.imag(x)) if is_complex(x) else (x,))]
-    if any(is_abstract(peak) for peak in peaks):  # JAX under jit defers what is done to constants too
+    parts = (xp.real(x), xp.imag(x)) if is_complex(x) else (x,)
+    extremes = [extreme(part) for part in parts for extreme in (xp.min, xp.max)]  # no array of magnitudes is made
+    if any(is_abstract(extreme) for extreme in extremes):  # JAX under jit defers what is done to constants too
         host = to_numpy(x)
-        peaks = [np.abs(host.real).max(), np.abs(host.imag).max()]
-    return max(scalar(peak) for peak in peaks)
+        extremes = [np.abs(host.real).max(), np.abs(host.imag).max()]
+    magnitudes = [abs(scalar(extreme)) for extreme in extremes]
+    return math.nan if any(math.isnan(magnitude) for magnitude in magnitudes) else max(magnitudes)
 
 
 # Elements that are widened at a time: a few megabytes, whatever the size of the array.

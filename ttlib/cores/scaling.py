@@ -53,7 +53,7 @@ def restore_scale(cores: Sequence[Array], exponent: int, dtype: Any) -> Cores:
 def balance(cores: Cores) -> Cores:
     """Return the same train with powers of two spread evenly, where partial products could leave the range.
 
-    Cores of 1e200, 1e200 and 1e-400 make ones, but the product of the first two is infinite.
+    Cores of 1e200, 1e200, 1e-200 and 1e-200 make ones, but the product of the first two is infinite.
     """
     if any(_autograd.is_abstract(core) for core in cores):
         return cores

@@ -11,6 +11,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, Shape
 from ttlib.cores import algebra
 from ttlib.cores.contraction import factor_pair, reconstruct
+from ttlib.cores.scaling import unscale
 from ttlib.errors import ShapeError
 from ttlib.indexing import check_indices, expand_index
 from ttlib.shapes import check_axes, check_integer, find_split
@@ -49,7 +50,8 @@ class TensorTrain(Train):
 
     def to_tensor(self) -> Array:
         """Return the dense tensor (n1, …, nd), calculated in at least float32, in the dtype of the cores."""
-        return _arrays.astype(reconstruct(self._balanced()), self.dtype)
+        cores, exponent = unscale(self._working())
+        return _arrays.astype(_arrays.ldexp(reconstruct(cores), exponent), self.dtype)
 
     def to_matrix(self, rows: int, cols: int) -> Array:
         """Return the dense (rows, cols) matrix, the row-major reshape of the tensor.
@@ -119,7 +121,8 @@ class TensorTrain(Train):
         """
         checked = check_indices(indices, self.shape)
         columns = [_arrays.as_indices(checked[:, k], like=self.cores[0]) for k in range(self.order)]
-        return _arrays.astype(algebra.entries(self._balanced(), columns), self.dtype)
+        cores, exponent = unscale(self._working())
+        return _arrays.astype(_arrays.ldexp(algebra.entries(cores, columns), exponent), self.dtype)
 
     def __matmul__(self, other: TensorTrain) -> Array:
         """Return the sum over all entries of the product of two trains, without conjugation, as for two vectors."""

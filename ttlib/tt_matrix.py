@@ -10,7 +10,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, Shape, ShapeLike
 from ttlib.cores import matrix
 from ttlib.cores.contraction import reconstruct
-from ttlib.cores.scaling import balance
+from ttlib.cores.scaling import balance, unscale
 from ttlib.errors import BackendError, ShapeError
 from ttlib.indexing import expand_index
 from ttlib.shapes import check_shape
@@ -68,7 +68,8 @@ class TTMatrix(Train):
 
     def to_matrix(self) -> Array:
         """Return the dense (rows, cols) matrix, calculated in at least float32, in the dtype of the cores."""
-        tensor = reconstruct(self._balanced())
+        cores, exponent = unscale(self._working())
+        tensor = _arrays.ldexp(reconstruct(cores), exponent)
         return _arrays.astype(matrix.deinterleave(tensor, self.row_shape, self.col_shape), self.dtype)
 
     def to_tensor_train(self) -> TensorTrain:

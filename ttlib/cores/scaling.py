@@ -55,17 +55,24 @@ def balance(cores: Cores) -> Cores:
 
     Cores of 1e200, 1e200, 1e-200 and 1e-200 make ones, but the product of the first two is infinite.
     """
+    scaled, exponent = unscale(cores)
+    share, left_over = divmod(exponent, len(cores))
+    return tuple(_arrays.ldexp(core, share + (k < left_over)) for k, core in enumerate(scaled))
+
+
+def unscale(cores: Cores) -> tuple[Cores, int]:
+    """Return cores and k with the same tensor but for the factor 2**k; k is 0 where no product is in danger.
+
+    Contracting them and multiplying by 2**k last gives every entry that is in the range, to the very end of it.
+    """
     if any(_autograd.is_abstract(core) for core in cores):
-        return cores
+        return cores, 0
     exponents = [_arrays.exponent(_arrays.largest_magnitude(core)) for core in cores]
     _, most = _arrays.exponent_range(cores[0])
     if sum(abs(exponent) for exponent in exponents) <= most // 2:
-        return cores
-    share, left_over = divmod(sum(exponents), len(cores))
-    return tuple(
-        _arrays.ldexp(core, share + (k < left_over) - exponent)
-        for k, (core, exponent) in enumerate(zip(cores, exponents, strict=True))
-    )
+        return cores, 0
+    scaled = tuple(_arrays.ldexp(core, -exponent) for core, exponent in zip(cores, exponents, strict=True))
+    return scaled, sum(exponents)
 
 
 def stack(members: Sequence[Array]) -> Array:

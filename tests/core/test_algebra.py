@@ -185,6 +185,13 @@ def test_left_and_right_orthogonal_forms_put_the_norm_at_the_ends(asarray):
         close(np.linalg.norm(np.asarray(form.cores[centre])), float(tt.norm()))
 
 
+@pytest.mark.parametrize("scale", [0.3, 1.0, 1.5, 2.0, 3.0, 7.0, 1e100])
+def test_the_norm_is_the_same_when_autograd_follows(scale):
+    tt = (scale * ttlib.random((3, 4, 5), ranks=2, seed=0)).to(like=torch.zeros(1, dtype=torch.float64))
+    traced = ttlib.TensorTrain([core.clone().requires_grad_() for core in tt.cores])
+    assert float(traced.norm().detach()) == pytest.approx(float(tt.norm()), rel=1e-12)
+
+
 def test_the_norm_of_a_small_difference_keeps_its_digits():
     a = ttlib.random((4, 5, 6, 4), ranks=4, seed=0)
     nudge = ttlib.random((4, 5, 6, 4), ranks=1, seed=1)

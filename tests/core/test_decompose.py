@@ -174,6 +174,15 @@ def test_the_cap_wins_over_the_tolerance_and_the_report_says_so():
     assert ttlib.decompose(tensor, ranks=2, return_report=True)[1].tolerance_met is None
 
 
+def test_what_one_bond_does_not_spend_the_next_one_may():
+    """The first bond is exact at rank 1, so the second may lose all of the tolerance and not just its half."""
+    matrix = np.diag([1.0, 0.09])
+    tensor = np.multiply.outer(np.array([1.0, -2.0]), matrix)
+    tt, report = ttlib.decompose(tensor, eps=0.1, return_report=True)
+    assert tt.ranks == (1, 1, 1, 1)
+    assert 0.1 / np.sqrt(2) < report.relative_error <= 0.1
+
+
 def test_a_matrix_is_laid_over_the_shape_in_row_major_order():
     matrix = np.arange(768 * 64, dtype=np.float64).reshape(768, 64)
     tt = ttlib.decompose(matrix, shape=[8, 8, 12, 8, 8], ranks=5)

@@ -7,7 +7,7 @@ import torch
 
 import ttlib
 from tests.core.strategies import norm
-from ttlib.linalg import DRIVERS
+from ttlib.linalg import DRIVERS, truncated_svd
 from ttlib.testing import PartialSVD, TruncationRule, assert_tt_close, check_driver, tensor_trains, tt_matrices
 
 LIKE = {
@@ -93,6 +93,16 @@ def test_a_rank_that_gram_chose_is_kept():
         tt, report = ttlib.decompose(matrix, eps=float(eps), driver="gram", return_report=True)
         assert norm(tt.to_tensor() - matrix) <= eps * norm(matrix) * (1 + 1e-13)
         assert report.tolerance_met
+
+
+def test_gram_leaves_room_for_the_rounding_of_its_eigenvalues():
+    """A budget that exactly covers what is dropped covers it only if no digit of it is wrong."""
+    matrix = np.diag([1.0, 1.0, 2.0**-10, 2.0**-10, 2.0**-10])
+    exact = TruncationRule(5, np.float64(2 * 2.0**-20))
+    cut = truncated_svd(matrix, rule=exact, driver=DRIVERS["gram"])
+    assert (cut.driver, cut.basis.shape) == ("gram", (5, 4))
+    roomy = TruncationRule(5, np.float64(2 * 2.0**-20 * 1.01))
+    assert truncated_svd(matrix, rule=roomy, driver=DRIVERS["gram"]).basis.shape == (5, 3)
 
 
 def test_auto_says_what_it_used_and_why():

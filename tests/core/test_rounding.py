@@ -132,6 +132,17 @@ def test_a_budget_is_kept_and_nearly_as_well_spent_as_can_be(seed, shape, fracti
     assert energy <= 1.5 * best + 0.02 * float(np.sum(tensor**2))
 
 
+@given(st.integers(0, 2**31), st.integers(30, 200))
+def test_no_rank_that_still_fits_a_budget_is_left_out(seed, budget):
+    shape = (4, 5, 6, 3)
+    _, full = ttlib.decompose(np.random.default_rng(seed).standard_normal(shape), return_report=True)
+    ranks = ttlib.ranks_for_budget(shape, singular_values=full.singular_values, parameters=budget)
+    for bond in range(1, len(shape)):
+        grown = tuple(rank + (k == bond) for k, rank in enumerate(ranks))
+        if ttlib.clip_ranks(shape, grown) == grown:
+            assert ttlib.count_parameters(shape, ranks=grown) > budget
+
+
 @pytest.mark.parametrize("options", [{"parameters": 300}, {"compression": 2.0}, {"parameters": 300, "eps": 0.2}])
 def test_decompose_and_round_take_budgets(options, asarray):
     tensor = np.random.default_rng(0).standard_normal((8, 9, 10)) / (1 + np.arange(10)) ** 2
@@ -207,6 +218,12 @@ def test_a_sketched_sum_is_near_the_best_truncation():
 def test_sketched_sums_of_any_scale(scale):
     tt = ttlib.random((5, 6, 7), ranks=2, seed=0) * scale
     assert_tt_close(ttlib.round_sum([tt, tt], ranks=2), 2 * tt, rtol=1e-10)
+
+
+def test_sketched_sums_of_trains_beyond_the_range_of_doubles():
+    ones = ttlib.ones((10,) * 400)
+    total = ttlib.round_sum([ones, ones], ranks=1)
+    assert total.log_norm() == pytest.approx(200 * np.log(10) + np.log(2), rel=1e-12)
 
 
 def test_sums_of_matrices_and_of_nothing():

@@ -224,14 +224,17 @@ def adjoint(x: Array) -> Array:
     return conj(x.mT)
 
 
-def unit_roundoff(x: Array) -> float:
-    """Return the distance from 1 to the next number in the dtype of *x* (one unit in the last place)."""
-    return float(namespace(x).finfo(x.dtype).eps)
+def unit_roundoff(x: Array, dtype: Any = None) -> float:
+    """Return the distance from 1 to the next number in the dtype of *x*, or another of its library."""
+    return float(namespace(x).finfo(dtype or x.dtype).eps)
 
 
-def exponent_range(x: Array) -> tuple[int, int]:
-    """Return the exponents, in the sense of `exponent`, of the smallest normal and the largest number of the dtype."""
-    limits = namespace(x).finfo(x.dtype)
+def exponent_range(x: Array, dtype: Any = None) -> tuple[int, int]:
+    """Return the exponents, in the sense of `exponent`, of the smallest normal and the largest number of a dtype.
+
+    That of *x*, or another of its library.
+    """
+    limits = namespace(x).finfo(dtype or x.dtype)
     return exponent(float(limits.smallest_normal)), exponent(float(limits.max))
 
 

@@ -53,7 +53,7 @@ def first_derivative_only(x: Array) -> Array:
     """
     if hasattr(x, "detach"):
         return _torch_mark().apply(x)
-    return _jax_mark()(x) if _is_jax(x) else x
+    return _jax_mark()(x) if is_abstract(x) else x
 
 
 @functools.cache
@@ -103,7 +103,3 @@ def _jax_mark() -> Callable[[Array], Array]:
     once.defjvp(refuse)
     identity.defvjp(lambda x: (x, None), lambda _, gradient: (once(gradient),))
     return identity  # type: ignore[no-any-return]
-
-
-def _is_jax(x: Array) -> bool:
-    return type(x).__module__.partition(".")[0] in ("jax", "jaxlib")

@@ -10,7 +10,7 @@ import numpy as np
 from ttlib import _arrays
 from ttlib._types import Array, Cores, Ranks, RanksLike, Shape, ShapeLike
 from ttlib.cores.complete import CompletionReport, Samples, constant_start, fit
-from ttlib.cores.scaling import restore_scale
+from ttlib.cores.scaling import deliver
 from ttlib.errors import BackendError, RankError, ShapeError
 from ttlib.indexing import check_indices
 from ttlib.ranks import check_tolerance, clip_ranks, real_number
@@ -136,7 +136,8 @@ def complete(
         regularization=regularization,
         generator=generator,
     )
-    tt = TensorTrain(_convert(cores, exponent, values))
+    dtype = _arrays.dtype_name(_arrays.result_dtype(values))
+    tt = TensorTrain(deliver([np.asarray(core) for core in cores], exponent, like=values, dtype=dtype))
     return (tt, report) if return_report else tt
 
 
@@ -178,11 +179,3 @@ def _check_initial(initial: TensorTrain, shape: Shape, max_ranks: Ranks, exponen
     cores = [core.astype(np.complex128 if core.dtype.kind == "c" else np.float64) for core in cores]
     last, power = _arrays.normalise(cores[-1])
     return (*cores[:-1], _arrays.ldexp(last, power - exponent))
-
-
-def _convert(cores: Cores, exponent: int, values: Array) -> Cores:
-    xp = _arrays.namespace(values)
-    kind = np.result_type(*cores).kind
-    double = xp.complex128 if kind == "c" else xp.float64
-    there = [_arrays.from_numpy(np.asarray(core), like=values, dtype=double) for core in cores]
-    return restore_scale(there, exponent, _arrays.result_dtype(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -46,10 +46,7 @@ def random(
     Raises:
         ShapeError, RankError: for values that cannot be; RankError also for a negative or non-finite std.
     """
-    modes = check_shape(shape)
-    bonds = clip_ranks(modes, ranks)
-    generator = np.random.default_rng(seed)
-    return TensorTrain(gaussian_cores(modes, bonds, std=_check_std(std), generator=generator, like=like))
+    return _drawn(gaussian_cores, shape, ranks, std, seed, like)
 
 
 def random_orthogonal(
@@ -71,10 +68,7 @@ def random_orthogonal(
     Unlike Gaussian cores, whose entries are products with heavy tails, these give the stated size in every draw, and
     every bond starts well conditioned.  Arguments and errors: as for `random`.
     """
-    modes = check_shape(shape)
-    bonds = clip_ranks(modes, ranks)
-    generator = np.random.default_rng(seed)
-    return TensorTrain(orthogonal_cores(modes, bonds, std=_check_std(std), generator=generator, like=like))
+    return _drawn(orthogonal_cores, shape, ranks, std, seed, like)
 
 
 def ones(shape: ShapeLike, /, *, like: Array | None = None) -> TensorTrain:
@@ -138,6 +132,20 @@ def rank_one(vectors: Sequence[Array], /) -> TensorTrain:
 
 def _constant_cores(shape: Shape, value: float, like: Array | None) -> Cores:
     return tuple(_arrays.from_numpy(np.full((1, mode, 1), value), like=like) for mode in shape)
+
+
+def _drawn(
+    draw: Callable[..., Cores],
+    shape: ShapeLike,
+    ranks: RanksLike,
+    std: float,
+    seed: int | np.random.Generator | None,
+    like: Array | None,
+) -> TensorTrain:
+    modes = check_shape(shape)
+    bonds = clip_ranks(modes, ranks)
+    generator = np.random.default_rng(seed)
+    return TensorTrain(draw(modes, bonds, std=_check_std(std), generator=generator, like=like))
 
 
 def _check_std(std: float) -> float:

@@ -12,7 +12,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, Shape, ShapeLike
 from ttlib.cores.cross import Points, Values
 from ttlib.cores.interpolation import CrossReport, EvaluationLimitError, interpolate
-from ttlib.cores.scaling import restore_scale
+from ttlib.cores.scaling import deliver
 from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError, TTError
 from ttlib.ranks import check_tolerance, clip_ranks
 from ttlib.shapes import check_integer, check_shape
@@ -57,11 +57,8 @@ class Entries:
 
     def convert(self, cores: Cores) -> Cores:
         """Return the cores in the library and on the device of `like`, in the dtype of the values read."""
-        xp = np if self.like is None else _arrays.namespace(self.like)
         last, exponent = _arrays.normalise(cores[-1])
-        double = getattr(xp, cores[-1].dtype.name)
-        there = [_arrays.from_numpy(core, like=self.like, dtype=double) for core in (*cores[:-1], last)]
-        return restore_scale(there, exponent, getattr(xp, self._result_dtype()))
+        return deliver((*cores[:-1], last), exponent, like=self.like, dtype=self._result_dtype())
 
     def _result_dtype(self) -> str:
         if len(self._dtypes) == 1:
@@ -76,8 +73,7 @@ class Entries:
     def _evaluate(self, points: Points) -> Values:
         indices = points.copy()  # whatever the function does to its argument
         if self._indices_like is not None:
-            xp = _arrays.namespace(self._indices_like)
-            indices = xp.asarray(indices, dtype=xp.int64, device=_arrays.device(self._indices_like))
+            indices = _arrays.as_indices(indices, like=self._indices_like)
         self.spent += len(points)
         returned = _as_numbers(self._function(indices))
         if tuple(returned.shape) != (len(points),):

@@ -14,7 +14,7 @@ from ttlib.cores.decompose import tt_svd
 from ttlib.cores.matrix import interleave, unfuse
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
-from ttlib.errors import BackendError, RankError, ShapeError
+from ttlib.errors import BackendError, ShapeError
 from ttlib.linalg import SVDDriver, TruncationOptions, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
 from ttlib.ranks import check_tolerance, clip_ranks
@@ -311,10 +311,7 @@ def _decompose(
     driver: Driver | SVDDriver = "auto",
 ) -> list[tuple[Cores, DecompositionReport]]:
     size = math.prod(modes)
-    budget = budget_of(size, parameters=parameters, compression=compression)
-    if budget is not None and ranks is not None:
-        msg = f"give ranks ({ranks!r}) or a budget of parameters ({budget}), not both: each decides the ranks"
-        raise RankError(msg)
+    budget = budget_of(size, ranks=ranks, parameters=parameters, compression=compression)
     # Without a cap every bond may be as large as the tensor: clipping turns that into the largest ranks there are.
     max_ranks = clip_ranks(modes, size if ranks is None else ranks)
     tolerance = None if eps is None else check_tolerance(eps)
@@ -322,19 +319,14 @@ def _decompose(
     name = "the input" if len(tensors) == 1 else "array {} of the batch"
     for k, tensor in enumerate(tensors):
         _arrays.check_finite(tensor, name=name.format(k))
-    found = tt_svd(tensors, modes, max_ranks=max_ranks, eps=None if budget else tolerance, driver=svd)
+    dtype = _arrays.result_dtype(tensors[0])
     if budget is None:
-        return found
+        return tt_svd(tensors, modes, max_ranks=max_ranks, eps=tolerance, driver=svd, dtype=dtype)
     # The spectra of all bonds decide who gets the budget, so the exact train comes first and is cut afterwards.
+    wide = _arrays.compute_dtype(tensors[0])
+    found = tt_svd(tensors, modes, max_ranks=max_ranks, eps=None, driver=svd, dtype=wide)
     spectra = [
         np.max(np.stack(bond), axis=0).tolist() for bond in zip(*(r.singular_values for _, r in found), strict=True)
     ]
     caps = ranks_for_budget(modes, singular_values=spectra, parameters=budget)
-    dtype = _arrays.result_dtype(tensors[0])
-    trains = [_widened(cores) for cores, _ in found]
-    return tt_round(trains, max_ranks=caps, eps=tolerance, driver=svd, dtype=dtype)
-
-
-def _widened(cores: Cores) -> Cores:
-    dtype = _arrays.compute_dtype(cores[0])
-    return tuple(_arrays.astype(core, dtype) for core in cores)
+    return tt_round([cores for cores, _ in found], max_ranks=caps, eps=tolerance, driver=svd, dtype=dtype)

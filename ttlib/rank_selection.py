@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
-from ttlib._types import Ranks, Shape, ShapeLike
+from ttlib._types import Ranks, RanksLike, Shape, ShapeLike
 from ttlib.cost import count_parameters
 from ttlib.errors import RankError
 from ttlib.ranks import clip_ranks, real_number
@@ -56,11 +56,19 @@ def ranks_for_budget(shape: ShapeLike, /, *, singular_values: Spectra, parameter
     return _grow(modes, _shrink(modes, full, energies, budget), full, energies, budget)
 
 
-def budget_of(size: int, *, parameters: int | None, compression: float | None) -> int | None:
-    """Return the parameter budget that a caller stated in either way, None for neither."""
+def budget_of(size: int, *, ranks: RanksLike | None, parameters: int | None, compression: float | None) -> int | None:
+    """Return the parameter budget that a caller stated in either way in place of ranks, None for neither."""
     if parameters is not None and compression is not None:
         msg = f"give parameters ({parameters!r}) or compression ({compression!r}), not both"
         raise RankError(msg)
+    budget = _budget_of(size, parameters, compression)
+    if budget is not None and ranks is not None:
+        msg = f"give ranks ({ranks!r}) or a budget of parameters ({budget}), not both: each decides the ranks"
+        raise RankError(msg)
+    return budget
+
+
+def _budget_of(size: int, parameters: int | None, compression: float | None) -> int | None:
     if compression is None:
         return None if parameters is None else check_integer(parameters, name="parameters")
     value = real_number(compression)

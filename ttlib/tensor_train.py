@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ttlib import _arrays
 from ttlib._types import Array, Cores, Shape
 from ttlib.cores import algebra
+from ttlib.cores.check import shape_of
 from ttlib.cores.contraction import factor_pair, reconstruct
 from ttlib.cores.scaling import unscale
 from ttlib.errors import ShapeError
@@ -41,7 +42,7 @@ class TensorTrain(Train):
     @property
     def shape(self) -> Shape:
         """The modes (n1, …, nd) of the tensor."""
-        return tuple(int(core.shape[1]) for core in self.cores)
+        return shape_of(self.cores)
 
     @property
     def T(self) -> TensorTrain:  # noqa: N802  # the name that arrays have for it

@@ -242,7 +242,7 @@ def _check_parts(matrix: np.ndarray[Any, Any], found: PartialSVD, rule: Truncati
     """Return what each promise would be broken as, and whether it was kept; *unit* is relative to the dimension."""
     basis, remainder = (_arrays.to_numpy(part).astype(np.complex128) for part in (found.basis, found.remainder))
     values = _arrays.to_numpy(found.values).astype(np.float64)
-    columns, rank = basis.shape[-1], rule.rank(values, found.residual)
+    columns, rank = basis.shape[-1], found.rank or rule.rank(values, found.residual)
     allowed = unit * max(matrix.shape[-2:])
     noise = allowed * np.linalg.norm(matrix, axis=(-2, -1))
     exact = np.linalg.svd(matrix, compute_uv=False)

@@ -16,12 +16,12 @@ import numpy as np
 from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Driver, Ranks, RanksLike, Shape
 from ttlib.cores import algebra, canonical
-from ttlib.cores.check import check_cores
+from ttlib.cores.check import check_cores, ranks_of
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
-from ttlib.cores.scaling import balance
+from ttlib.cores.scaling import balance, widen
 from ttlib.cost import compression
-from ttlib.errors import BackendError, NonFiniteError, RankError, ShapeError
+from ttlib.errors import BackendError, NonFiniteError, ShapeError
 from ttlib.linalg import SVDDriver, TruncationOptions, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
 from ttlib.ranks import check_tolerance, clip_ranks
@@ -53,7 +53,7 @@ class Train:
     @property
     def ranks(self) -> Ranks:
         """The d+1 bond dimensions, with a 1 at both ends."""
-        return (1, *(int(core.shape[-1]) for core in self.cores))
+        return ranks_of(self.cores)
 
     @property
     def order(self) -> int:
@@ -109,8 +109,9 @@ class Train:
         if any(_autograd.is_traced(core) for core in self.cores):
             root, exponent = algebra.root_of_square(self._working())
             return _arrays.ldexp(root, exponent)
-        mantissa, exponent = canonical.norm(self._finite())
-        return _arrays.ldexp(_arrays.as_scalar(mantissa, like=self._working()[0]), exponent)
+        cores = self._finite()
+        mantissa, exponent = canonical.norm(cores)
+        return _arrays.ldexp(_arrays.as_scalar(mantissa, like=cores[0]), exponent)
 
     def log_norm(self) -> float:
         """Return the natural logarithm of the norm, finite for every train but zero (minus infinity).
@@ -174,9 +175,10 @@ class Train:
             raise ShapeError(msg)
         place %= self.order
         cores, exponent = canonical.orthogonalise(self._finite(), place)
-        top = exponent + _arrays.exponent(_arrays.largest_magnitude(cores[place]))
+        peak = _arrays.largest_magnitude(cores[place])
+        top = exponent + _arrays.exponent(peak)
         least, most = _arrays.exponent_range(self.cores[0])
-        if not (least <= top <= most or _arrays.largest_magnitude(cores[place]) == 0):
+        if not (least <= top <= most or peak == 0):
             msg = (
                 f"the norm, about 2**{top}, is beyond the range of {_arrays.dtype_name(self.dtype)}, and an "
                 f"orthogonal form holds it in one core: divide first, or use round(), which spreads it"
@@ -221,8 +223,13 @@ class Train:
 
         Source: Oseledets 2011, Algorithm 2.
         """
-        budget = budget_of(math.prod(self._modes()), parameters=parameters, compression=compression)
-        max_ranks = self._rank_cap(ranks, budget)
+        modes = self._modes()
+        budget = budget_of(math.prod(modes), ranks=ranks, parameters=parameters, compression=compression)
+        if budget is None:
+            max_ranks = clip_ranks(modes, self.ranks if ranks is None else ranks)
+        else:
+            spectra = [values.tolist() for values in self.singular_values()]
+            max_ranks = ranks_for_budget(modes, singular_values=spectra, parameters=budget)
         tolerance = None if eps is None else check_tolerance(eps)
         svd = resolve_driver(driver)
         ((cores, report),) = tt_round(
@@ -230,15 +237,6 @@ class Train:
         )
         result = self._like(cores)
         return (result, report) if return_report else result
-
-    def _rank_cap(self, ranks: RanksLike | None, budget: int | None) -> Ranks:
-        modes = self._modes()
-        if budget is None:
-            return clip_ranks(modes, self.ranks if ranks is None else ranks)
-        if ranks is not None:
-            msg = f"give ranks ({ranks!r}) or a budget of parameters ({budget}), not both: each decides the ranks"
-            raise RankError(msg)
-        return ranks_for_budget(modes, singular_values=[list(s) for s in self.singular_values()], parameters=budget)
 
     # Arithmetic
 
@@ -352,8 +350,7 @@ class Train:
         raise NotImplementedError
 
     def _working(self) -> Cores:
-        dtype = _arrays.compute_dtype(self.cores[0])
-        return tuple(_arrays.astype(core, dtype) for core in self._fused())
+        return widen(self._fused())
 
     def _balanced(self) -> Cores:
         """Return the cores in the dtype to calculate in, safe to be multiplied one after the other."""

@@ -10,7 +10,7 @@ from ttlib import _arrays
 from ttlib._types import Array, Cores, Shape, ShapeLike
 from ttlib.cores import matrix
 from ttlib.cores.contraction import reconstruct
-from ttlib.cores.scaling import balance, unscale
+from ttlib.cores.scaling import balance, unscale, widen
 from ttlib.errors import BackendError, ShapeError
 from ttlib.indexing import expand_index
 from ttlib.shapes import check_shape
@@ -99,7 +99,7 @@ class TTMatrix(Train):
         if self.row_shape != self.col_shape:
             msg = f"the trace needs equal row and column modes, got {self.row_shape} and {self.col_shape}"
             raise ShapeError(msg)
-        return _arrays.astype(matrix.trace(balance(self._wide())), self.dtype)[()]
+        return _arrays.astype(matrix.trace(balance(widen(self.cores))), self.dtype)[()]
 
     def __getitem__(self, index: tuple[int, int]) -> Array:
         """Return the entry at (row, column), a scalar."""
@@ -123,11 +123,13 @@ class TTMatrix(Train):
         """
         if isinstance(other, TTMatrix):
             self._check_inner(other, other.row_shape)
-            return TTMatrix(tuple(_arrays.astype(c, self.dtype) for c in matrix.multiply(self._wide(), other._wide())))
+            return TTMatrix(
+                tuple(_arrays.astype(c, self.dtype) for c in matrix.multiply(widen(self.cores), widen(other.cores)))
+            )
         if isinstance(other, TensorTrain):
             self._check_inner(other, other.shape)
             column = matrix.unfuse(other._working(), other.shape, (1,) * other.order)
-            return other._like(matrix.fuse(matrix.multiply(self._wide(), column)))
+            return other._like(matrix.fuse(matrix.multiply(widen(self.cores), column)))
         return self._apply(other, transposed=False) if hasattr(other, "shape") else NotImplemented
 
     def __rmatmul__(self, other: Any) -> Any:
@@ -149,7 +151,7 @@ class TTMatrix(Train):
                 f"one of them"
             )
             raise BackendError(msg)
-        cores = balance(self._wide())
+        cores = balance(widen(self.cores))
         result = matrix.apply(matrix.transpose(cores) if transposed else cores, _arrays.astype(x, cores[0].dtype))
         return _arrays.astype(result, self.dtype)
 
@@ -158,11 +160,6 @@ class TTMatrix(Train):
             msg = f"@ needs equal modes in between, got columns {self.col_shape} and {modes}"
             raise ShapeError(msg)
         self._check_backend(other, "@")
-
-    def _wide(self) -> Cores:
-        """Return the cores (r, m, n, r') in the dtype to calculate in."""
-        dtype = _arrays.compute_dtype(self.cores[0])
-        return tuple(_arrays.astype(core, dtype) for core in self.cores)
 
     def _fused(self) -> Cores:
         return matrix.fuse(self.cores)

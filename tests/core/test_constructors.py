@@ -55,6 +55,12 @@ def test_orthogonal_starts_have_the_stated_size_in_every_draw(shape, rank, std, 
         np.testing.assert_allclose(unfolded.T @ unfolded, np.eye(core.shape[2]), atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_orthogonal_starts_whose_norm_no_core_could_hold_spread_it(dtype):
+    tt = ttlib.random_orthogonal((10,) * 400, ranks=2, seed=0, like=torch.zeros(1, dtype=getattr(torch, dtype)))
+    assert tt.log_norm() == pytest.approx(200 * np.log(10), rel=1e-2)
+
+
 def test_orthogonal_starts_are_uniform_and_the_same_in_every_library():
     draws = np.array([ttlib.random_orthogonal((3, 4), ranks=1, seed=k).cores[0][0, :, 0] for k in range(4000)])
     assert np.abs(draws.mean(axis=0)).max() < 0.04  # uniform on the sphere: mean 0, mean square 1/3

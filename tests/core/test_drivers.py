@@ -97,6 +97,11 @@ def test_a_rank_that_gram_chose_is_kept():
 
 def test_gram_leaves_room_for_the_rounding_of_its_eigenvalues():
     """A budget that exactly covers what is dropped covers it only if no digit of it is wrong."""
+    narrow = TruncationRule(4, np.float64(2.0**-20))
+    assert truncated_svd(np.diag([1.0, 1.0, 2.0**-10, 2.0**-10]), rule=narrow, driver=DRIVERS["gram"]).basis.shape == (
+        4,
+        4,
+    )
     matrix = np.diag([1.0, 1.0, 2.0**-10, 2.0**-10, 2.0**-10])
     exact = TruncationRule(5, np.float64(2 * 2.0**-20))
     cut = truncated_svd(matrix, rule=exact, driver=DRIVERS["gram"])

@@ -6,7 +6,7 @@ back down.  Source: Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ttlib import _arrays
 from ttlib._types import Array, Cores
@@ -84,7 +84,7 @@ def conj(cores: Cores) -> Cores:
     return tuple(_arrays.conj(core) for core in cores)
 
 
-def reverse(cores: Cores) -> Cores:
+def reverse(cores: Sequence[Array]) -> Cores:
     """Return the train over the modes in reverse order."""
     xp = _arrays.namespace(*cores)
     return tuple(xp.permute_dims(core, (2, 1, 0)) for core in reversed(cores))

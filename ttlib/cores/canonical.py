@@ -34,7 +34,7 @@ def norm(cores: Cores) -> tuple[float, int]:
         tall = _arrays.reshape(carry @ _arrays.reshape(core, (left, mode * right)), (-1, right))  # (k n, r')
         carry, exponent = _arrays.normalise(_arrays.triangular_factor(tall))
         total += exponent + core_exponent
-    return abs(_arrays.scalar(xp.abs(carry[0, 0]))), total
+    return _arrays.scalar(xp.abs(carry[0, 0])), total
 
 
 def _sweep(cores: Cores) -> tuple[Cores, int]:

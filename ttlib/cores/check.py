@@ -1,9 +1,11 @@
-"""What makes a sequence of arrays a train."""
+"""What makes a sequence of arrays a train, and what its shape and ranks are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ttlib import _arrays
-from ttlib._types import Cores
+from ttlib._types import Array, Cores, Ranks, Shape
 from ttlib.errors import BackendError, RankError, ShapeError
 
 
@@ -37,3 +39,13 @@ def check_cores(cores: Cores, *, dimensions: int, axes: str) -> None:
     if left != 1:
         msg = f"the last core has shape {tuple(cores[-1].shape)}: its right rank must be 1, got {left}"
         raise RankError(msg)
+
+
+def shape_of(cores: Sequence[Array]) -> Shape:
+    """Return the modes (n1, …, nd) of cores (r, n, r')."""
+    return tuple(int(core.shape[1]) for core in cores)
+
+
+def ranks_of(cores: Sequence[Array]) -> Ranks:
+    """Return the d+1 bond dimensions, with a 1 at both ends."""
+    return (1, *(int(core.shape[-1]) for core in cores))

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 
 from ttlib._types import Cores, Ranks, Shape
+from ttlib.cores.algebra import reverse
+from ttlib.cores.check import ranks_of, shape_of
 from ttlib.cost import count_parameters
 from ttlib.ranks import clip_ranks
 
@@ -145,7 +147,7 @@ def fit(
         converged = max(residual, error) <= eps
         if error < best_error or converged:
             best_error = error
-            best = tuple(cores) if sweeps % 2 else tuple(reverse(cores))
+            best = cores if sweeps % 2 else reverse(cores)
         if converged:
             reason = f"the errors are within {eps:.1e}"
             break
@@ -167,16 +169,6 @@ def fit(
         samples_per_parameter=len(training.values) / count_parameters(shape_of(best), ranks=max_ranks),
         unseen_slices=training.unseen_slices,
     )
-
-
-def shape_of(cores: Sequence[Numbers]) -> Shape:
-    """Return the modes."""
-    return tuple(int(core.shape[1]) for core in cores)
-
-
-def ranks_of(cores: Sequence[Numbers]) -> Ranks:
-    """Return the d+1 bond dimensions."""
-    return (1, *(int(core.shape[2]) for core in cores))
 
 
 def constant_start(shape: Shape, generator: np.random.Generator, *, size: float) -> Cores:
@@ -207,7 +199,7 @@ def transposed(core: Numbers) -> Numbers:
     return core.transpose(2, 1, 0)
 
 
-def sweep(cores: list[Numbers], samples: Samples, *, ridge: float) -> list[Numbers]:
+def sweep(cores: Sequence[Numbers], samples: Samples, *, ridge: float) -> Cores:
     """Fit every core in turn, left to right; the train must be right-orthogonal and comes out left-orthogonal."""
     rights = [np.ones((len(samples.values), 1))]
     for core, column in zip(reversed(cores[1:]), samples.indices.T[:0:-1], strict=True):
@@ -220,7 +212,7 @@ def sweep(cores: list[Numbers], samples: Samples, *, ridge: float) -> list[Numbe
             core, carry = orthogonalise(core)  # noqa: PLW2901
             left = advance(left, core, samples.indices[:, mode])
         fitted.append(core)
-    return fitted
+    return tuple(fitted)
 
 
 def fit_core(core: Numbers, left: Numbers, right: Numbers, samples: Samples, mode: int, *, ridge: float) -> Numbers:
@@ -253,12 +245,7 @@ def orthogonalise(core: Numbers) -> tuple[Numbers, Numbers]:
     return scale * q.reshape(left, mode, -1), carry / scale  # (r n, q) -> (r, n, q)
 
 
-def reverse(cores: Sequence[Numbers]) -> list[Numbers]:
-    """Return the train over the modes in reverse order."""
-    return [transposed(core) for core in reversed(cores)]
-
-
-def right_orthogonal(cores: Sequence[Numbers]) -> list[Numbers]:
+def right_orthogonal(cores: Sequence[Numbers]) -> Cores:
     """Return the same train with all cores but the first right-orthogonal in the mean."""
     swept, carry = [], np.ones((1, 1))
     for core in reverse(cores)[:-1]:
@@ -269,7 +256,7 @@ def right_orthogonal(cores: Sequence[Numbers]) -> list[Numbers]:
     return reverse(swept)
 
 
-def grow(cores: list[Numbers], max_ranks: Ranks, size: float, generator: np.random.Generator) -> list[Numbers]:
+def grow(cores: Sequence[Numbers], max_ranks: Ranks, size: float, generator: np.random.Generator) -> list[Numbers]:
     """Raise every rank below *max_ranks* by one, filling up with Gaussian entries of standard deviation *size*."""
     wanted = [min(rank + 1, most) for rank, most in zip(ranks_of(cores), max_ranks, strict=True)]
     ranks = clip_ranks(shape_of(cores), wanted)

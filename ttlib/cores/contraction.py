@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ttlib._arrays import copied, matmul, reshape
+from ttlib.cores.check import shape_of
 
 
 def left_factor(cores: Sequence[Any]) -> Any:
@@ -46,7 +47,7 @@ def factor_pair(cores: Sequence[Any], split: int) -> tuple[Any, Any]:
 
 def reconstruct(cores: Sequence[Any]) -> Any:
     """Return the dense tensor (n1, …, nd)."""
-    shape = tuple(int(core.shape[1]) for core in cores)
+    shape = shape_of(cores)
     if len(cores) == 1:
         return copied(reshape(cores[0], shape))
     split = balanced_split(shape)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ttlib._types import Cores, Ranks, Shape
+from ttlib.linalg import TruncationRule
 from ttlib.linalg.maxvol import maxvol
 
 Points = np.ndarray[Any, Any]  # (count, modes) int64
@@ -118,10 +119,9 @@ def _column_space(
         if largest == 0:
             return np.eye(len(block), 1)
         basis, values, _ = np.linalg.svd(block / largest, full_matrices=False)
-        tails = np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0)  # tails[r]: the squares lost by keeping r values
-        rank = int(np.argmax(tails <= share**2 * tails[0]))
-        if rank + _KICK <= block.shape[1] or count >= len(columns) or rank >= max_rank:
-            kept: Values = basis[:, : min(rank, max_rank)]
+        rank = TruncationRule(max_rank, share**2 * float(np.sum(values**2))).rank(values)
+        if rank + _KICK <= block.shape[1] or count >= len(columns) or rank == max_rank:
+            kept: Values = basis[:, :rank]
             return kept
         count *= 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +17,16 @@ from ttlib.linalg import SVDDriver
 
 
 def tt_svd(
-    tensors: Sequence[Array], shape: Shape, *, max_ranks: Ranks, eps: float | None, driver: SVDDriver
+    tensors: Sequence[Array], shape: Shape, *, max_ranks: Ranks, eps: float | None, driver: SVDDriver, dtype: Any
 ) -> list[tuple[Cores, DecompositionReport]]:
     """Decompose arrays of one size in one sweep, one truncated SVD of the stack a bond.
 
-    *max_ranks* are already clipped to the shape.  At each bond the stack keeps one rank, the largest that any of the
-    tensors needs.  The data is divided by a power of two first, so that squares neither overflow nor vanish.
+    *max_ranks* are already clipped to the shape, the results are cast to *dtype*.  At each bond the stack keeps one
+    rank, the largest that any of the tensors needs.  The data is divided by a power of two first, so that squares
+    neither overflow nor vanish.
     """
-    dtype = _arrays.compute_dtype(tensors[0])
-    rest, exponents = normalise_each(stack([_arrays.astype(tensor, dtype) for tensor in tensors]))  # (B, n1, …, nd)
+    wide = _arrays.compute_dtype(tensors[0])
+    rest, exponents = normalise_each(stack([_arrays.astype(tensor, wide) for tensor in tensors]))  # (B, n1, …, nd)
     energy = _arrays.energies(rest)
     tolerance = max(eps or 0.0, rounding_floor(rest, eps, size=math.prod(shape)))
     sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(len(tensors)))
@@ -38,8 +40,7 @@ def tt_svd(
         rest = _arrays.copied(rest)
     stacks.append(_arrays.reshape(rest, (len(tensors), rank, shape[-1], 1)))
     reports = sweep.reports([exponents] * (len(shape) - 1), eps=eps)
-    target = _arrays.result_dtype(tensors[0])
     return [
-        (restore_scale([core[member, ...] for core in stacks], int(exponents[member]), target), report)
+        (restore_scale([core[member, ...] for core in stacks], int(exponents[member]), dtype), report)
         for member, report in enumerate(reports)
     ]

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ttlib._arrays import from_numpy
+from ttlib._arrays import dtype_name, from_numpy, result_dtype
 from ttlib._types import Array, Cores, Ranks, Shape
-from ttlib.cores.scaling import restore_scale
+from ttlib.cores.scaling import deliver
 
 
 def core_std(ranks: Ranks, std: float) -> float:
@@ -55,5 +55,5 @@ def orthogonal_cores(
     # In powers of two: the number of entries may be beyond any float.
     exponent, fraction = divmod(0.5 * sum(math.log2(mode) for mode in shape), 1.0)
     last *= std * 2.0**fraction / np.linalg.norm(last)
-    scaled = restore_scale([*cores, last], int(exponent), np.float64)
-    return tuple(from_numpy(core, like=like) for core in scaled)
+    dtype = "float64" if like is None else dtype_name(result_dtype(like))
+    return deliver([*cores, last], int(exponent), like=like, dtype=dtype)

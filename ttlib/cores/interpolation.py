@@ -15,6 +15,7 @@ import numpy as np
 from ttlib._types import Cores, Ranks, Shape
 from ttlib.cores.algebra import entries, reverse
 from ttlib.cores.canonical import norm
+from ttlib.cores.check import ranks_of
 from ttlib.cores.cross import IndexSets, Points, Values, sweep
 from ttlib.cores.decompose import tt_svd
 from ttlib.cores.rounding import tt_round
@@ -295,11 +296,6 @@ class Interpolation:
         return _uniform(self.shape, count, self.generator), np.unique(near, axis=0)
 
 
-def ranks_of(cores: Cores) -> Ranks:
-    """Return the d+1 bond dimensions."""
-    return (1, *(int(core.shape[2]) for core in cores))
-
-
 def _first_points(sampler: Sampler, shape: Shape, generator: np.random.Generator) -> tuple[Points, Check]:
     """Return the point (1, d) with the largest entry among corners and random points, none if all are zero.
 
@@ -338,7 +334,8 @@ def _zero_train(sampler: Sampler, shape: Shape, eps: float) -> tuple[Cores, Cros
 def _decompose(sampler: Sampler, shape: Shape, max_ranks: Ranks, run: Interpolation) -> tuple[Cores, CrossReport]:
     """Decompose a tensor of which all entries were read: its error is then exact, not estimated."""
     tensor = sampler.read(_uniform(shape, math.prod(shape), run.generator)).reshape(shape)
-    [(cores, made)] = tt_svd([tensor], shape, max_ranks=max_ranks, eps=run.tolerance, driver=resolve_driver("auto"))
+    auto = resolve_driver("auto")
+    [(cores, made)] = tt_svd([tensor], shape, max_ranks=max_ranks, eps=run.tolerance, driver=auto, dtype=tensor.dtype)
     report = CrossReport(
         evaluations=sampler.spent,
         sweeps=run.sweeps,

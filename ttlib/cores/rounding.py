@@ -15,6 +15,7 @@ import numpy as np
 
 from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Ranks
+from ttlib.cores.check import shape_of
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.scaling import Exponents, normalise_each, restore_scale, rounding_floor, stack
 from ttlib.cores.truncating_sweep import TruncatingSweep
@@ -28,7 +29,7 @@ def tt_round(
 
     *max_ranks* are clipped to the shape.  A bond keeps what the most demanding of the trains needs.
     """
-    count, shape = len(trains), tuple(int(core.shape[1]) for core in trains[0])
+    count, shape = len(trains), shape_of(trains[0])
     scaled = [normalise_each(stack(list(cores))) for cores in zip(*trains, strict=True)]
     cores = [core for core, _ in scaled]  # (B, r, n, r')
     exponent = np.sum([powers for _, powers in scaled], axis=0)  # of two, one a train, left of the current bond

@@ -13,6 +13,9 @@ from ttlib._types import Array, Cores
 
 Exponents: TypeAlias = np.ndarray[Any, Any]  # of two, int64, one a member of a stack
 
+# numpy has no bfloat16; float32 has its range.
+_HOST_DTYPES = {"bfloat16": "float32"}
+
 # Whole thousands of units are still 2e-13 in double precision; in single precision sixty-four are 8e-6 already.
 _MOST_NOISE_UNITS = {"float64": 1024, "complex128": 1024}
 _MOST_NOISE_UNITS_SINGLE = 64
@@ -40,14 +43,25 @@ def restore_scale(cores: Sequence[Array], exponent: int, dtype: Any) -> Cores:
     """
     peak = _arrays.largest_magnitude(cores[-1])
     top = _arrays.exponent(peak) + exponent
-    least, most = _arrays.exponent_range(_arrays.astype(cores[-1][:1, :1, :1], dtype))
+    least, most = _arrays.exponent_range(cores[-1], dtype)
     if peak == 0 or least < top < most:
         scaled = [*cores[:-1], _arrays.ldexp(cores[-1], exponent)]
     else:
-        share, left_over = divmod(top, len(cores))
-        last = _arrays.ldexp(cores[-1], left_over + share - _arrays.exponent(peak))
-        scaled = [*(_arrays.ldexp(core, share) for core in cores[:-1]), last]
+        scaled = _spread([*cores[:-1], _arrays.ldexp(cores[-1], -_arrays.exponent(peak))], top)
     return tuple(_arrays.astype(core, dtype) for core in scaled)
+
+
+def deliver(cores: Sequence[Array], exponent: int, *, like: Array | None, dtype: str) -> Cores:
+    """Return host cores times 2**exponent in the library and on the device of *like*, in the dtype of that name."""
+    restored = restore_scale(cores, exponent, np.dtype(_HOST_DTYPES.get(dtype, dtype)))
+    target = None if like is None else _arrays.find_dtype(like, dtype)
+    return tuple(_arrays.from_numpy(core, like=like, dtype=target) for core in restored)
+
+
+def widen(cores: Cores) -> Cores:
+    """Return the cores in the dtype to calculate in."""
+    dtype = _arrays.compute_dtype(cores[0])
+    return tuple(_arrays.astype(core, dtype) for core in cores)
 
 
 def balance(cores: Cores) -> Cores:
@@ -55,9 +69,13 @@ def balance(cores: Cores) -> Cores:
 
     Cores of 1e200, 1e200, 1e-200 and 1e-200 make ones, but the product of the first two is infinite.
     """
-    scaled, exponent = unscale(cores)
+    return tuple(_spread(*unscale(cores)))
+
+
+def _spread(cores: Sequence[Array], exponent: int) -> list[Array]:
+    """Multiply by 2**exponent, by as even a share of it in every core as there is."""
     share, left_over = divmod(exponent, len(cores))
-    return tuple(_arrays.ldexp(core, share + (k < left_over)) for k, core in enumerate(scaled))
+    return [_arrays.ldexp(core, share + (k < left_over)) for k, core in enumerate(cores)]
 
 
 def unscale(cores: Cores) -> tuple[Cores, int]:

@@ -15,12 +15,13 @@ import numpy as np
 
 from ttlib import _arrays
 from ttlib._types import Array, Cores, Ranks
+from ttlib.cores.check import shape_of
 
 
 def sketch_sum(terms: Sequence[Cores], ranks: Ranks, generator: np.random.Generator) -> Cores:
     """Return left-orthogonal cores of about the sum of *terms*, of ranks up to *ranks* (clipped to the shape)."""
     xp = _arrays.namespace(terms[0][0])
-    shape = tuple(int(core.shape[1]) for core in terms[0])
+    shape = shape_of(terms[0])
     sketches = _sketch_right_interfaces(terms, shape, ranks, generator)
     carries = [cores[0] for cores in terms]  # L_k G_k (l, n, r) of each term
     result: list[Array] = []

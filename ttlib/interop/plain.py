@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ttlib import _arrays
 from ttlib._types import Array
-from ttlib.errors import ShapeError
+from ttlib.errors import BackendError, ShapeError
 from ttlib.tensor_train import TensorTrain
 from ttlib.tt_matrix import TTMatrix
 
@@ -40,6 +40,13 @@ def from_cores(cores: Iterable[Array], /) -> TensorTrain | TTMatrix:
     if all(core.ndim == 4 for core in arrays):
         return TTMatrix(tuple(arrays))
     return TensorTrain(tuple(_with_boundary_bonds(arrays)))
+
+
+def check_train(value: object, function: str) -> None:
+    """Raise BackendError unless *value* is what the bridge *function* takes, a train."""
+    if not isinstance(value, (TensorTrain, TTMatrix)):
+        msg = f"{function} takes a TensorTrain or TTMatrix, got {type(value).__name__}"
+        raise BackendError(msg)
 
 
 def _with_boundary_bonds(cores: list[Array]) -> list[Array]:

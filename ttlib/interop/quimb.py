@@ -13,6 +13,7 @@ from typing import Any
 from ttlib import _arrays
 from ttlib._types import Array
 from ttlib.errors import BackendError, ShapeError
+from ttlib.interop.plain import check_train
 from ttlib.tensor_train import TensorTrain
 from ttlib.tt_matrix import TTMatrix
 
@@ -32,9 +33,7 @@ def to_quimb(tt: TensorTrain | TTMatrix, /) -> Any:
         BackendError: something else than a train.
         ImportError: quimb is missing.
     """
-    if not isinstance(tt, (TensorTrain, TTMatrix)):
-        msg = f"to_quimb takes a TensorTrain or TTMatrix, got {type(tt).__name__}"
-        raise BackendError(msg)
+    check_train(tt, "to_quimb")
     quimb = _import_quimb()
     arrays = list(tt.cores)
     arrays[0] = arrays[0][0, ...]  # (1, …, r) -> (…, r)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ttlib.errors import BackendError
-from ttlib.interop.plain import from_cores
+from ttlib.interop.plain import check_train, from_cores
 from ttlib.tensor_train import TensorTrain
 from ttlib.tt_matrix import TTMatrix
 
@@ -28,9 +28,7 @@ def to_tensorly(tt: TensorTrain | TTMatrix, /) -> Any:
         BackendError: something else than a train.
         ImportError: tensorly is missing.
     """
-    if not isinstance(tt, (TensorTrain, TTMatrix)):
-        msg = f"to_tensorly takes a TensorTrain or TTMatrix, got {type(tt).__name__}"
-        raise BackendError(msg)
+    check_train(tt, "to_tensorly")
     tensorly = _import_tensorly()
     wrap = tensorly.tt_matrix.TTMatrix if isinstance(tt, TTMatrix) else tensorly.tt_tensor.TTTensor
     return wrap(list(tt.cores))

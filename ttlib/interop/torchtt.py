@@ -9,7 +9,7 @@ import numpy as np
 from ttlib import _arrays
 from ttlib._types import Array
 from ttlib.errors import BackendError
-from ttlib.interop.plain import from_cores
+from ttlib.interop.plain import check_train, from_cores
 from ttlib.tensor_train import TensorTrain
 from ttlib.tt_matrix import TTMatrix
 
@@ -30,9 +30,7 @@ def to_torchtt(tt: TensorTrain | TTMatrix, /) -> Any:
         BackendError: something else than a train.
         ImportError: torchtt is missing.
     """
-    if not isinstance(tt, (TensorTrain, TTMatrix)):
-        msg = f"to_torchtt takes a TensorTrain or TTMatrix, got {type(tt).__name__}"
-        raise BackendError(msg)
+    check_train(tt, "to_torchtt")
     return _import_torchtt().TT([_to_torch(core) for core in tt.cores])
 
 

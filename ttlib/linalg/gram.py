@@ -54,6 +54,7 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
         _arrays.adjoint(basis) @ matrix,
         "gram",
         "eigenvectors of the Gram matrix of the short side",
+        rank=rank,
     )
 
 
@@ -63,7 +64,7 @@ def can_see(matrix: Array, rule: TruncationRule) -> bool:
     A guess, from the largest energy that entries of magnitude 1 can have; `driver` looks at the energy there is.
     """
     rows, cols = _arrays.matrix_shape(matrix)
-    unit = _arrays.unit_roundoff(_arrays.astype(matrix[..., :1, :1], _arrays.double_dtype(matrix)))
+    unit = _arrays.unit_roundoff(matrix, _arrays.double_dtype(matrix))
     noise = _NOISE_FACTOR * min(rows, cols) * unit * rows * cols
     return rule.max_rank < min(rows, cols) or bool(np.all(np.asarray(rule.budget) >= noise))
 

@@ -9,7 +9,6 @@ range grows; where it would span more than half of the matrix, the exact drivers
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -30,10 +29,10 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
     short = min(_arrays.matrix_shape(matrix))
     width = min(rule.max_rank, _FIRST_WIDTH) + _OVERSAMPLING
     while 2 * width <= short:
-        found, residual = _sketched(matrix, width)
+        found = _sketched(matrix, width)
         spectrum = _arrays.to_numpy(found.values)
-        rank = rule.rank(spectrum, residual)
-        enough = rule.tails(spectrum, residual)[..., rank] <= rule.budget
+        rank = rule.rank(spectrum, found.residual)
+        enough = rule.tails(spectrum, found.residual)[..., rank] <= rule.budget
         if rank == rule.max_rank or bool(np.all(enough)):
             return found
         width = min(2 * width, rule.max_rank + _OVERSAMPLING)
@@ -41,7 +40,7 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
     return replace(exact.driver(matrix, rule), reason=reason)
 
 
-def _sketched(matrix: Array, width: int) -> tuple[PartialSVD, np.ndarray[Any, Any]]:
+def _sketched(matrix: Array, width: int) -> PartialSVD:
     rows, cols = _arrays.matrix_shape(matrix)
     noise = np.random.default_rng(_SEED).standard_normal((cols, width))
     basis = _orthonormal(matrix @ _arrays.from_numpy(noise, like=matrix))  # (…, m, l)
@@ -52,7 +51,7 @@ def _sketched(matrix: Array, width: int) -> tuple[PartialSVD, np.ndarray[Any, An
     outside = matrix - basis @ inside  # (…, m, n)
     residual = _arrays.energies(_arrays.reshape(outside, (-1, rows * cols))).reshape(matrix.shape[:-2])
     reason = f"random range of {width} vectors, {_SUBSPACE_ITERATIONS} subspace iterations, residual measured"
-    return PartialSVD(basis @ u, values, values[..., :, None] * vh, "sketch", reason, residual), residual
+    return PartialSVD(basis @ u, values, values[..., :, None] * vh, "sketch", reason, residual)
 
 
 def _orthonormal(columns: Array) -> Array:

@@ -77,9 +77,7 @@ def truncated_svd(matrix: Array, *, rule: TruncationRule, driver: SVDDriver) -> 
     if is_traced(matrix) and found.basis.shape[-1] < min(matrix_shape(matrix)):
         found = exact.driver(constant, rule)  # the derivative needs the whole spectrum
     spectrum = to_numpy(found.values).astype(np.float64)
-    rank, columns = rule.rank(spectrum, found.residual), int(found.basis.shape[-1])
-    if columns < spectrum.shape[-1]:  # the driver has decided, with its own precision in mind
-        rank = columns
+    rank = min(found.rank or rule.rank(spectrum, found.residual), int(found.basis.shape[-1]))
     if is_traced(matrix):
         matrix = first_derivative_only(matrix)
         basis = follow(matrix, found, rank)

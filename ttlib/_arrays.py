@@ -7,6 +7,7 @@ tensor has imported torch.  Algorithms use operators and the array-API standard;
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from typing import Any
@@ -25,6 +26,16 @@ FLOATING = (*_HALF, "float32", "float64", "complex64", "complex128")
 
 def namespace(*arrays: Array) -> Any:
     """Return the array-API namespace that all *arrays* share, or raise BackendError saying what they are."""
+    kinds = tuple(map(type, arrays))
+    found = _NAMESPACES.get(kinds)
+    return found or _NAMESPACES.setdefault(kinds, _namespace(arrays))
+
+
+# By the types of the arrays, which is all it depends on: asking takes longer than many a small product.
+_NAMESPACES: dict[tuple[type, ...], Any] = {}
+
+
+def _namespace(arrays: tuple[Array, ...]) -> Any:
     try:
         return array_api_compat.array_namespace(*arrays)
     except TypeError:
@@ -42,6 +53,12 @@ def library(array: Array) -> str:
 
 def dtype_name(dtype: Any) -> str:
     """Return 'float32' for numpy.float32, numpy.dtype('float32') and torch.float32 alike."""
+    kind: Any = type(dtype)
+    return _dtype_name(kind, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _dtype_name(kind: type, dtype: Any) -> str:  # noqa: ARG001  # dtypes of two libraries do not like to be compared
     return getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
 
 
@@ -211,7 +228,7 @@ def is_floating(x: Array) -> bool:
 
 def is_complex(x: Array) -> bool:
     """Return whether *x* holds complex numbers."""
-    return bool(namespace(x).isdtype(x.dtype, "complex floating"))
+    return dtype_name(x.dtype) in ("complex64", "complex128")
 
 
 def conj(x: Array) -> Array:
@@ -226,7 +243,12 @@ def adjoint(x: Array) -> Array:
 
 def unit_roundoff(x: Array, dtype: Any = None) -> float:
     """Return the distance from 1 to the next number in the dtype of *x*, or another of its library."""
-    return float(namespace(x).finfo(dtype or x.dtype).eps)
+    return _roundoff(namespace(x), dtype or x.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _roundoff(xp: Any, dtype: Any) -> float:
+    return float(xp.finfo(dtype).eps)
 
 
 def exponent_range(x: Array, dtype: Any = None) -> tuple[int, int]:
@@ -288,6 +310,11 @@ def double_dtype(x: Array) -> Any:
     if not _has_doubles(x):
         return x.dtype
     return namespace(x).complex128 if is_complex(x) else namespace(x).float64
+
+
+def in_single(x: Array) -> Array:
+    """Return *x* in the single precision dtype of its kind."""
+    return astype(x, namespace(x).complex64 if is_complex(x) else namespace(x).float32)
 
 
 def _has_doubles(x: Array) -> bool:

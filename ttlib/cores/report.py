@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class DecompositionReport:
     bond: exact, not a bound, up to the rounding of the dtype that was calculated in.  `singular_values` holds one
     float64 array a bond, before truncation, as far as the driver computed them.  `drivers` and `reasons` tell for
     every bond which algorithm took its SVD and why.  `tolerance_met` is None where no tolerance was asked.
+    `from_right` says that the sweep started from the last mode: all cores but the first are right-orthogonal then.
     """
 
     relative_error: float
@@ -29,6 +30,19 @@ class DecompositionReport:
     drivers: tuple[str, ...]
     reasons: tuple[str, ...]
     tolerance_met: bool | None
+    from_right: bool = False
+
+    def mirrored(self) -> DecompositionReport:
+        """Return the report on the reversed train: that of a sweep that started from the last mode."""
+        return replace(
+            self,
+            singular_values=self.singular_values[::-1],
+            ranks=self.ranks[::-1],
+            shape=self.shape[::-1],
+            drivers=self.drivers[::-1],
+            reasons=self.reasons[::-1],
+            from_right=not self.from_right,
+        )
 
     @property
     def driver(self) -> str:

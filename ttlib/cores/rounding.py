@@ -1,23 +1,39 @@
 """Rounding: the same tensor, to a tolerance or a cap, with smaller ranks and the exact error.
 
 Oseledets 2011, Algorithm 2, in the form that never builds the orthogonalised train: the right-to-left sweep only keeps
-the small factors X_k = W_k Q_k^H of the right interfaces W_k, and the left-to-right sweep takes the SVD of
-(L_k G_k) X_k, which has the singular values of the unfolding.  The orthogonal factors Q_k are constants to autograd and
-X_k is a plain contraction, so gradients never pass through a QR, which has none where a train is rank-deficient.
+the small factors X_k of the right interfaces W_k = X_k Q_k (`interfaces`), and the left-to-right sweep takes the SVD of
+(L_k G_k) X_k, which has the singular values of the unfolding.  What is kept is the projection of L_k G_k itself, so the
+result is a projection of the given train to the last digit, however X_k was found.  The orthogonal factors Q_k are
+constants to autograd and X_k is a plain contraction, so gradients never pass through a QR, which has none where a train
+is rank-deficient.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ttlib import _arrays, _autograd
+from ttlib import _arrays
 from ttlib._types import Array, Cores, Ranks
-from ttlib.cores.check import shape_of
+from ttlib.cores.interfaces import RightInterface, right_interfaces
 from ttlib.cores.report import DecompositionReport
-from ttlib.cores.scaling import Exponents, normalise_each, restore_scale, rounding_floor, stack
+from ttlib.cores.scaling import (
+    Exponents,
+    Stack,
+    bring_below_one,
+    deliver,
+    on_host,
+    rounding_floor,
+    stack,
+    tame_each,
+    tame_together,
+)
 from ttlib.cores.truncating_sweep import TruncatingSweep
 from ttlib.linalg import SVDDriver
 
@@ -27,63 +43,102 @@ def tt_round(
 ) -> list[tuple[Cores, DecompositionReport]]:
     """Truncate every bond of trains of equal shape and ranks to one new rank profile; results are cast to *dtype*.
 
-    *max_ranks* are clipped to the shape.  A bond keeps what the most demanding of the trains needs.
+    *max_ranks* are clipped to the shape.  A bond keeps what the most demanding of the trains needs.  Raises
+    NonFiniteError for cores that hold NaN or infinities.
     """
-    count, shape = len(trains), shape_of(trains[0])
-    scaled = [normalise_each(stack(list(cores))) for cores in zip(*trains, strict=True)]
-    cores = [core for core, _ in scaled]  # (B, r, n, r')
-    exponent = np.sum([powers for _, powers in scaled], axis=0)  # of two, one a train, left of the current bond
-    factors = _right_factors(cores)
-    size = max(core.shape[1] * core.shape[2] * core.shape[3] for core in cores)
-    tolerance = max(eps or 0.0, rounding_floor(cores[0], eps, size=size))
+    like = trains[0][0]
+    cores, exponent = moderate_stacks([on_host(cores) for cores in trains])
+    interfaces = right_interfaces(cores, every_digit=eps == 0.0)
+    rounded, exponent, reports = truncate(
+        [cores], exponent, interfaces, summed=False, max_ranks=max_ranks, eps=eps, driver=driver
+    )
+    return [
+        (deliver([core[member, ...] for core in rounded], int(exponent[member]), like=like, dtype=dtype), report)
+        for member, report in enumerate(reports)
+    ]
+
+
+def truncate(
+    stacks: Sequence[Stack],
+    exponent: Exponents,
+    interfaces: Sequence[RightInterface],
+    *,
+    summed: bool,
+    max_ranks: Ranks,
+    eps: float | None,
+    driver: SVDDriver,
+) -> tuple[Stack, Exponents, list[DecompositionReport]]:
+    """Cut trains with cores (B, r, n, r') times 2**exponent from left to right, as `tt_round`.
+
+    They are cut side by side; or they are *summed*, the terms of a single train, in several stacks where their ranks
+    differ.  All cores that are returned but the last are left-orthogonal.
+    """
+    count = 1 if summed else int(stacks[0][0].shape[0])
+    noise = max((interface.noise for interface in interfaces), default=0.0)
+    tolerance = _tolerance(stacks[0], eps) * (1 - noise)
+    shape = tuple(int(core.shape[2]) for core in stacks[0])
     sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(count))
     energy, energy_exponent = np.zeros(count), exponent
-    rounded: list[Array] = []
+    rounded: Stack = []
     powers: list[Exponents] = []
-    carry = cores[0]  # L_k G_k (B, l, n, r)
-    for (factor, factor_exponent), following in zip(factors, cores[1:], strict=True):
-        _, left, mode, right = carry.shape
-        tall = _arrays.reshape(carry, (count, left * mode, right))  # (B, l n, r)
-        matrix, power = normalise_each(tall @ factor)  # (B, l n, q)
-        powers.append(exponent + factor_exponent + power)
+    carries = [cores[0] for cores in stacks]  # L_k G_k (B, l, n, r), with the exponent of all that is left of bond k
+    for bond, interface in enumerate(interfaces, start=1):
+        _, left, mode, _ = carries[0].shape
+        tall = [_arrays.reshape(carry, (-1, left * mode, carry.shape[3])) for carry in carries]  # (B, l n, r)
+        products = [part @ factor for part, factor in zip(tall, interface.factors, strict=True)]
+        matrix, power = bring_below_one(_total(products) if summed else products[0])  # (B, l n, q)
+        powers.append(exponent + power + interface.exponent)
         if not rounded:
             energy, energy_exponent = _arrays.energies(matrix), powers[0]
         cut = sweep.cut(matrix, np.ldexp(energy, 2 * (energy_exponent - powers[-1])))
         rounded.append(_arrays.reshape(cut.basis, (count, left, mode, -1)))  # (B, l, n, l')
-        _, _, mode, right = following.shape
-        carry = _arrays.adjoint(cut.basis) @ tall @ _arrays.reshape(following, (count, -1, mode * right))
-        carry, power = normalise_each(_arrays.reshape(carry, (count, -1, mode, right)))  # (B, l', n, r')
+        carries = [_advance(cut.basis, part, cores[bond]) for part, cores in zip(tall, stacks, strict=True)]
+        carries, power = _tamed(carries, summed=summed)
         exponent = exponent + power
-    stacks = [*rounded, carry]
-    return [
-        (restore_scale([core[member, ...] for core in stacks], int(exponent[member]), dtype), report)
-        for member, report in enumerate(sweep.reports(powers, eps=eps))
-    ]
+    last = _total(carries) if summed else carries[0]
+    rounded.append(last if rounded else _arrays.copied(last))  # the only core must not stay a view of the input
+    ways = [interface.reason for interface in interfaces]
+    return rounded, exponent, [_explained(report, ways) for report in sweep.reports(powers, eps=eps)]
 
 
-def _right_factors(cores: list[Array]) -> list[tuple[Array, Exponents]]:
-    """Return X_1, …, X_{d-1} (B, r_k, q_k), each with the powers of two taken out of it.
-
-    W_k = X_k Q_k, where W_k (r_k, n_{k+1} … n_d) is the right interface and Q_k has orthonormal rows.
-    """
-    xp, like = _arrays.namespace(*cores), cores[0]
-    count = int(like.shape[0])
-    factor = xp.ones((count, 1, 1), dtype=like.dtype, device=_arrays.device(like))
-    exponent: Exponents = np.zeros(count, dtype=np.int64)
-    factors = []
-    for core in reversed(cores[1:]):
-        _, left, mode, right = core.shape
-        wide = _arrays.reshape(_arrays.reshape(core, (count, left * mode, right)) @ factor, (count, left, -1))
-        wide, power = normalise_each(wide)  # (B, r, n q')
-        exponent = exponent + power
-        factor = _compressed(wide)  # (B, r, q)
-        factors.append((factor, exponent))
-    return factors[::-1]
+def _tolerance(cores: Stack, eps: float | None) -> float:
+    size = max(math.prod(core.shape[1:]) for core in cores)
+    return max(eps or 0.0, rounding_floor(cores[0], eps, size=size))
 
 
-def _compressed(wide: Array) -> Array:
-    """Return W Q^H (…, r, q) of W (…, r, n) = (W Q^H) Q: the R of a QR, unless autograd has to follow W."""
-    if not _autograd.is_traced(wide):
-        return _arrays.adjoint(_arrays.triangular_factor(_arrays.adjoint(wide)))
-    q, _ = _arrays.namespace(wide).linalg.qr(_arrays.adjoint(_autograd.stop_gradient(wide)))  # (…, n, q)
-    return wide @ q
+def _tamed(stacks: list[Array], *, summed: bool) -> tuple[list[Array], Exponents]:
+    if summed:
+        together, power = tame_together(stacks)
+        return together, np.array([power])
+    tamed, powers = tame_each(stacks[0])
+    return [tamed], powers
+
+
+def _advance(basis: Array, tall: Array, core: Array) -> Array:
+    """Return (B, l', n, r') of U (B or 1, l m, l'), L G (B, l m, r) and the next core (B, r, n, r')."""
+    count, left, mode, right = core.shape
+    wide = _arrays.adjoint(basis) @ tall @ _arrays.reshape(core, (count, left, mode * right))
+    return _arrays.reshape(wide, (count, -1, mode, right))
+
+
+def _total(stacks: Sequence[Array]) -> Array:
+    """Return the sum of all members of stacks (B, …), as a stack of one."""
+    xp = _arrays.namespace(*stacks)
+    sums = [x if x.shape[0] == 1 else xp.sum(x, axis=0, keepdims=True) for x in stacks]
+    return functools.reduce(operator.add, sums)
+
+
+def moderate_stacks(trains: Sequence[Cores]) -> tuple[Stack, Exponents]:
+    """Return the cores of trains of equal shapes as stacks (B, r, n, r') of moderate norm, and powers of two."""
+    stacks: Stack = []
+    exponent = np.zeros(len(trains), dtype=np.int64)
+    for k, cores in enumerate(zip(*trains, strict=True)):
+        tamed, powers = tame_each(stack(list(cores)), name=f"core {k}")
+        stacks.append(tamed)
+        exponent += powers
+    return stacks, exponent
+
+
+def _explained(report: DecompositionReport, ways: Sequence[str]) -> DecompositionReport:
+    reasons = (f"{why}; {way}" for why, way in zip(report.reasons, ways, strict=True))
+    return replace(report, reasons=tuple(reasons))

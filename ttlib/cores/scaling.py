@@ -12,6 +12,7 @@ from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores
 
 Exponents: TypeAlias = np.ndarray[Any, Any]  # of two, int64, one a member of a stack
+Stack: TypeAlias = list[Array]  # the cores (B, r, n, r') of B trains of equal shapes
 
 # numpy has no bfloat16; float32 has its range.
 _HOST_DTYPES = {"bfloat16": "float32"}
@@ -51,11 +52,25 @@ def restore_scale(cores: Sequence[Array], exponent: int, dtype: Any) -> Cores:
     return tuple(_arrays.astype(core, dtype) for core in scaled)
 
 
-def deliver(cores: Sequence[Array], exponent: int, *, like: Array | None, dtype: str) -> Cores:
-    """Return host cores times 2**exponent in the library and on the device of *like*, in the dtype of that name."""
-    restored = restore_scale(cores, exponent, np.dtype(_HOST_DTYPES.get(dtype, dtype)))
-    target = None if like is None else _arrays.find_dtype(like, dtype)
-    return tuple(_arrays.from_numpy(core, like=like, dtype=target) for core in restored)
+def deliver(cores: Sequence[Array], exponent: int, *, like: Array | None, dtype: Any) -> Cores:
+    """Return the cores times 2**exponent in the library and on the device of *like*, in *dtype* (or one so named)."""
+    if like is None or _arrays.library(cores[0]) != _arrays.library(like):  # from host memory
+        name = dtype if isinstance(dtype, str) else _arrays.dtype_name(dtype)
+        cores = restore_scale(cores, exponent, np.dtype(_HOST_DTYPES.get(name, name)))
+        target = None if like is None else _arrays.find_dtype(like, name)
+        return tuple(_arrays.from_numpy(np.ascontiguousarray(core), like=like, dtype=target) for core in cores)
+    return restore_scale(cores, exponent, _arrays.find_dtype(like, dtype))
+
+
+def on_host(cores: Cores) -> Cores:
+    """Return the cores as numpy arrays, of the same memory, where they lie in host memory and no derivative follows.
+
+    The matrices of a train are small: numpy calls its BLAS at a fraction of the price of other libraries, knows A A^H
+    for half a product, and results go back without a copy.  Elsewhere the cores stay what they are.
+    """
+    if any(str(_arrays.device(core)) != "cpu" or _autograd.is_traced(core) for core in cores):
+        return cores
+    return tuple(_arrays.to_host_bits(core) for core in cores)
 
 
 def widen(cores: Cores) -> Cores:
@@ -96,6 +111,61 @@ def unscale(cores: Cores) -> tuple[Cores, int]:
 def stack(members: Sequence[Array]) -> Array:
     """Return (B, …) of equally shaped arrays; a view where there is one only."""
     return members[0][None, ...] if len(members) == 1 else _arrays.namespace(*members).stack(list(members))
+
+
+# A norm within these powers of two is moderate: products and squares of such arrays are safe in single precision too.
+_MODERATE = 16
+
+
+def squared_norms(x: Array) -> list[float]:
+    """Return the squared norm of every member of the stack x (B, …), summed in its own precision; it may overflow."""
+    if isinstance(x, np.ndarray) and x.shape[0] == 1:  # a quarter of the price, and most calls
+        return [float(np.vdot(x, x).real)]
+    flat = _arrays.reshape(_autograd.stop_gradient(x), (int(x.shape[0]), -1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = _arrays.namespace(flat).linalg.vecdot(flat, flat)
+    found: list[float] = _arrays.to_numpy(squares).real.tolist()
+    return found
+
+
+def is_moderate(squares: Sequence[float]) -> bool:
+    """Return whether squared norms are finite and far from the ends of the range; zero is not."""
+    return all(4.0**-_MODERATE < square < 4.0**_MODERATE for square in squares)
+
+
+def tame_each(x: Array, *, name: str | None = None) -> tuple[Array, Exponents]:
+    """Take powers of two out of the stack x (B, …) only where the norm of a member is not moderate.
+
+    One pass that writes nothing, where `normalise_each` takes two and writes a copy: for what is between two products.
+    With a *name* for messages NaN and infinities are refused.
+    """
+    if _autograd.is_abstract(x) or not is_moderate(squared_norms(x)):
+        if name:
+            for member in range(x.shape[0]):
+                _arrays.check_finite(x[member, ...], name=name)
+        return normalise_each(x)
+    return x, np.zeros(x.shape[0], dtype=np.int64)
+
+
+def tame_together(stacks: list[Array]) -> tuple[list[Array], int]:
+    """Take one power of two out of all stacks (B, …) where their common norm is not moderate."""
+    if is_moderate([sum(square for x in stacks for square in squared_norms(x))]):
+        return stacks, 0
+    power = max(_arrays.exponent(_arrays.largest_magnitude(x)) for x in stacks)
+    return [_arrays.ldexp(x, -power) for x in stacks], power
+
+
+def bring_below_one(x: Array) -> tuple[Array, Exponents]:
+    """Take powers of two out of the stack x (B, …) so that norms are at most 1, as the drivers of an SVD want them."""
+    squares = [] if _autograd.is_abstract(x) else squared_norms(x)
+    if not is_moderate(squares) or not squares:
+        return normalise_each(x)
+    powers = np.array([_arrays.exponent(math.sqrt(square)) for square in squares], dtype=np.int64)
+    if not powers.any():
+        return x, powers
+    if len(squares) == 1:
+        return x * 2.0 ** -int(powers[0]), powers
+    return stack([x[member, ...] * 2.0 ** -int(power) for member, power in enumerate(powers)]), powers
 
 
 def normalise_each(x: Array) -> tuple[Array, Exponents]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from ttlib._types import Array, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.scaling import Exponents
-from ttlib.linalg import SVDDriver, TruncatedSVD, TruncationRule, truncated_svd
+from ttlib.linalg import Cut, SVDDriver, TruncatedSVD, TruncationRule, truncated_svd
 
 Numbers = np.ndarray[Any, Any]
 
@@ -31,17 +31,37 @@ class TruncatingSweep:
     tolerance: float
     driver: SVDDriver
     lost: Numbers
-    cuts: list[TruncatedSVD] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
 
-    def cut(self, matrix: Array, energy: Numbers) -> TruncatedSVD:
-        """Truncate the stack (B, r n, …) at the next bond; *energy* is ||A||^2 in the scale of each matrix."""
-        bond = len(self.cuts) + 1
-        share = np.maximum(0.0, self.tolerance**2 - self.lost) / (len(self.shape) - bond)
-        rule = TruncationRule(self.max_ranks[bond], share * energy)
-        cut = truncated_svd(matrix, rule=rule, driver=self.driver)
+    @property
+    def bond(self) -> int:
+        """The bond to be cut next, from 1."""
+        return len(self.cuts) + 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether no bond is left."""
+        return self.bond == len(self.shape)
+
+    def rule(self, energy: Numbers, *, ahead: int = 0) -> TruncationRule:
+        """What the next bond may drop, or one ahead of it; *energy* is ||A||^2 in the scale of each matrix."""
+        share = np.maximum(0.0, self.tolerance**2 - self.lost) / (len(self.shape) - self.bond)
+        return TruncationRule(self.max_ranks[self.bond + ahead], share * energy)
+
+    def record(self, cut: Cut, energy: Numbers) -> None:
+        """Take a cut of the next bond into account."""
         self.lost = self.lost + np.divide(cut.discarded, energy, out=np.zeros_like(cut.discarded), where=energy > 0)
         self.cuts.append(cut)
+
+    def cut(self, matrix: Array, energy: Numbers) -> TruncatedSVD:
+        """Truncate the stack (B, r n, …) at the next bond."""
+        cut = truncated_svd(matrix, rule=self.rule(energy), driver=self.driver)
+        self.record(cut, energy)
         return cut
+
+    def copy(self) -> TruncatingSweep:
+        """Return a sweep that goes on from here, without changing this one."""
+        return replace(self, cuts=list(self.cuts))
 
     def reports(self, powers: Sequence[Exponents], *, eps: float | None) -> list[DecompositionReport]:
         """Report on each train; powers[bond][train] is the exponent of two taken out of the matrix cut there."""

@@ -17,6 +17,18 @@ _QR_ASPECT_RATIO = 3
 
 def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
     """Take QR first on long matrices, LAPACK's SVD otherwise."""
+    return qr.driver(matrix, rule) if is_long(matrix) else lapack.driver(matrix, rule)
+
+
+def triplets(matrix: Array) -> PartialSVD:
+    """Return all singular triplets: what a derivative needs."""
+    long = is_long(matrix)
+    u, values, vh = qr.svd(matrix) if long else lapack.svd(matrix)
+    reason = "all singular triplets, for the derivative"
+    return PartialSVD(u, values, values[..., :, None] * vh, "qr" if long else "lapack", reason)
+
+
+def is_long(matrix: Array) -> bool:
+    """Return whether a QR of the long side comes first."""
     rows, cols = matrix_shape(matrix)
-    long = max(rows, cols) >= _QR_ASPECT_RATIO * min(rows, cols)
-    return qr.driver(matrix, rule) if long else lapack.driver(matrix, rule)
+    return max(rows, cols) >= _QR_ASPECT_RATIO * min(rows, cols)

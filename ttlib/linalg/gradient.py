@@ -32,7 +32,8 @@ def follow(matrix: Array, found: PartialSVD, rank: int) -> Array:
 
 def _first_order(matrix: Array, found: PartialSVD, rank: int) -> Array:
     xp = _arrays.namespace(matrix)
-    basis, values = found.basis, _arrays.astype(found.values, _arrays.real_dtype(matrix))
+    basis = found.basis
+    values = _arrays.from_numpy(_arrays.to_numpy(found.values), like=basis, dtype=_arrays.real_dtype(basis))
     inverse = _reciprocal(values)
     right = _arrays.adjoint(inverse[..., :, None] * found.remainder)  # V (…, n, k)
     image = matrix @ right[..., :rank]  # dA V (…, m, r)

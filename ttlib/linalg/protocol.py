@@ -15,9 +15,10 @@ from ttlib.linalg.truncation_rule import TruncationRule
 class PartialSVD:
     """An orthonormal basis of the leading left singular vectors, and the matrix in that basis.
 
-    `values` may be longer than `basis` has columns: drivers that know the whole spectrum report it.  `residual` is the
-    sum of squares of what is beyond `values`: 0 for a driver that finds all of them.  `rank` is for a driver that has
-    applied the rule itself, with its own precision in mind; otherwise the rule decides on the values.
+    `values` may be longer than `basis` has columns: drivers that know the whole spectrum report it.  They may be a
+    numpy array whatever the matrix is.  `residual` is the sum of squares of what is beyond `values`: 0 for a driver
+    that finds all of them.  `rank` is for a driver that has applied the rule itself, with its own precision in mind;
+    otherwise the rule decides on the values.
     """
 
     basis: Array  # U (…, m, k), orthonormal columns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, get_args
 
 import numpy as np
@@ -42,19 +42,27 @@ DRIVERS: dict[str, SVDDriver] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TruncatedSVD:
-    """The kept part of U diag(s) V^H, and what was dropped.
+class Cut:
+    """The basis that a bond keeps, and what it drops.
 
-    `basis` is U[:, :r], `remainder` is diag(s[:r]) V^H[:r]; `singular_values` holds s as far as computed, in float64,
-    and `discarded` the sum of the squares of all that was dropped, one number a matrix of the stack.
+    `basis` is U[:, :r] of U diag(s) V^H; `singular_values` holds s as far as computed, in float64, and `discarded` the
+    sum of the squares of all that was dropped, one number a matrix of the stack.  `certain` says whether rounding, as
+    far as the method knows of it, could have led to another rank.
     """
 
     basis: Array
-    remainder: Array
     singular_values: np.ndarray[Any, Any]
     discarded: np.ndarray[Any, Any]
     driver: str
     reason: str
+    certain: bool = field(default=True, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TruncatedSVD(Cut):
+    """The kept part of U diag(s) V^H: the cut, and `remainder`, diag(s[:r]) V^H[:r]."""
+
+    remainder: Array
 
 
 def resolve_driver(driver: Driver | SVDDriver) -> SVDDriver:
@@ -75,7 +83,7 @@ def truncated_svd(matrix: Array, *, rule: TruncationRule, driver: SVDDriver) -> 
     constant = stop_gradient(matrix)
     found = driver(constant, rule)
     if is_traced(matrix) and found.basis.shape[-1] < min(matrix_shape(matrix)):
-        found = exact.driver(constant, rule)  # the derivative needs the whole spectrum
+        found = exact.triplets(constant)  # the derivative needs the whole spectrum
     spectrum = to_numpy(found.values).astype(np.float64)
     rank = min(found.rank or rule.rank(spectrum, found.residual), int(found.basis.shape[-1]))
     if is_traced(matrix):
@@ -85,4 +93,4 @@ def truncated_svd(matrix: Array, *, rule: TruncationRule, driver: SVDDriver) -> 
     else:
         basis, remainder = found.basis[..., :rank], found.remainder[..., :rank, :]
     discarded = rule.tails(spectrum, found.residual)[..., rank]
-    return TruncatedSVD(basis, remainder, spectrum, discarded, found.driver, found.reason)
+    return TruncatedSVD(basis, spectrum, discarded, found.driver, found.reason, remainder)

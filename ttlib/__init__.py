@@ -20,6 +20,7 @@ from ttlib.errors import (
     TTFileError,
     UnknownDriverError,
 )
+from ttlib.planning import ContractionPlan, calibrate, plan
 from ttlib.rank_selection import ranks_for_budget
 from ttlib.ranks import clip_ranks
 from ttlib.shape_search import ShapeCandidate, search_shapes
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "CompletionReport",
+    "ContractionPlan",
     "CrossReport",
     "DecompositionReport",
     "NonFiniteError",
@@ -47,6 +49,7 @@ __all__ = [
     "TTMatrix",
     "TensorTrain",
     "UnknownDriverError",
+    "calibrate",
     "clip_ranks",
     "complete",
     "count_parameters",
@@ -62,6 +65,7 @@ __all__ = [
     "load",
     "noise_reduction",
     "ones",
+    "plan",
     "random",
     "random_orthogonal",
     "rank_one",

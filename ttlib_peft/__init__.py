@@ -6,7 +6,7 @@ from ttlib_peft.accounting import trainable_parameters
 from ttlib_peft.config import LorettaAdpConfig, LorettaRepConfig
 from ttlib_peft.convert import convert_to_lora, save_as_lora
 from ttlib_peft.register import register_all
-from ttlib_peft.tt_linear import TTLinear
+from ttlib_peft.tt_linear import TTLinear, group_factors
 
 register_all()
 
@@ -15,6 +15,7 @@ __all__ = [
     "LorettaRepConfig",
     "TTLinear",
     "convert_to_lora",
+    "group_factors",
     "save_as_lora",
     "trainable_parameters",
 ]

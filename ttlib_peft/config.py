@@ -47,6 +47,8 @@ class LorettaConfig(PeftConfig):
             False is "gaussian".
         seed: of the random start; None draws one from torch's generator.  Recorded here either way.
         train_norms: train all LayerNorm/RMSNorm modules too, as the paper does; they are saved with the adapter.
+        group_factors: contract the factors of all layers of one shape together in training, a few products a step
+            in place of a few a layer.  The results are the same to rounding.
         target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save, bias: as for every
             PEFT method.
     """
@@ -59,6 +61,7 @@ class LorettaConfig(PeftConfig):
     seed: int | None = field(default=None, metadata={"help": "Seed of the random start."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter."})
     train_norms: bool = field(default=False, metadata={"help": "Train the normalisation layers too."})
+    group_factors: bool = field(default=True, metadata={"help": "Contract all layers of one shape together."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to adapt."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave alone."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to adapt."})
@@ -86,6 +89,9 @@ class LorettaConfig(PeftConfig):
         self.init_weights = _init_scheme(self.init_weights)
         self.dropout = _number(self.dropout, "dropout", low=0.0, below=1.0)
         _one_of(self.bias, Bias, "bias")
+        if not isinstance(self.group_factors, bool):
+            msg = f"group_factors must be True or False, got {self.group_factors!r}"
+            raise TypeError(msg)
         if self.seed is not None:
             check_integer(self.seed, name="seed", minimum=0)
         self._check_tensor_rank()

@@ -114,6 +114,11 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
             result = self._adapt_output(name, x, result)
         return result
 
+    def _drop(self, adapter_name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Apply dropout, in the dtype of the adapter; without dropout x stays as it is."""
+        dropout = self.loretta_dropout[adapter_name]
+        return dropout(self._cast_input_dtype(x, dtype)) if isinstance(dropout, nn.Dropout) else x
+
     def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return P (in, k) and Q (k, out) with P Q the update of the weight as (in, out), scaling included."""
         msg = f"a {type(self).__name__} is not an update of the weight: it cannot be merged or exported to LoRA"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ttlib_peft.config import LorettaConfig
+from ttlib_peft.grouping import FactorGroup
 from ttlib_peft.layer import LorettaLayer
 from ttlib_peft.tt_linear import TTLinear
 
@@ -59,7 +61,15 @@ class LorettaTuner(BaseTuner):
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)  # an additional adapter starts inactive
             self._replace_module(parent, target_name, layer, target)
+        group = self._group if peft_config.group_factors else None
+        for train in tt_modules(layer, adapter_name):
+            train.keeper.group = group
         _record_shapes(peft_config, layer, adapter_name)
+
+    @cached_property
+    def _group(self) -> FactorGroup:
+        """One for the model, made before the first layer is."""
+        return FactorGroup()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)

@@ -32,6 +32,7 @@ from ttlib_peft import LorettaAdpConfig, LorettaRepConfig
         ({"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
         ({"seed": 1.5}, ValueError, "got 1.5"),
         ({"bias": "some"}, ValueError, "bias must be one of"),
+        ({"group_factors": 1}, TypeError, "group_factors must be True or False, got 1"),
         ({"target_modules": ".*", "layers_to_transform": [0]}, ValueError, "layers_to_transform"),
         ({"layers_pattern": "layer"}, ValueError, "layers_pattern needs layers_to_transform"),
     ],

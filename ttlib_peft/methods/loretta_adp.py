@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttlib.cores.contraction import factor_pair
-from ttlib.cores.displacement import Displaced
+from ttlib_peft.assembly import Factors
+from ttlib_peft.bottleneck import Bottleneck, bottleneck
 from ttlib_peft.config import LorettaAdpConfig, LorettaConfig
 from ttlib_peft.layer import LorettaLayer, activation, start_at_zero
 from ttlib_peft.targets import ADP_TARGET_MODULES
-from ttlib_peft.tt_linear import TTLinear, difference
+from ttlib_peft.tt_linear import TTLinear
 from ttlib_peft.tuner import LorettaTuner
 
 
@@ -59,34 +59,14 @@ class LorettaAdpLinear(LorettaLayer):
     def _adapt(self, adapter_name: str, h: Tensor) -> Tensor:
         down = cast(TTLinear, self.loretta_adp_down[adapter_name])
         up = cast(TTLinear, self.loretta_adp_up[adapter_name])
-        act = self.loretta_adp_act[adapter_name]
-        x = self.loretta_dropout[adapter_name](self._cast_input_dtype(h, down.flat.dtype))
-        change = _residual(x, down, up, act) if down.initial is not None else up(act(down(x)))
-        return h + (change * self.loretta_scaling[adapter_name]).to(h.dtype)
+        biases = cast(Tensor, down.bias), cast(Tensor, up.bias)
+        layers = Bottleneck(self._factors(down), biases[0], self._factors(up), biases[1])
+        x = self._drop(adapter_name, h, down.flat.dtype)
+        activation = self.loretta_adp_act[adapter_name]
+        return bottleneck(x, h, layers, activation, scale=self.loretta_scaling[adapter_name])
 
-
-def _residual(x: Tensor, down: TTLinear, up: TTLinear, act: nn.Module) -> Tensor:
-    """Return up(act(down(x))) minus the same with the starts, as a sum of terms that each hold a difference.
-
-    With z = z0 + dz the input of the activation, a = act(z) and a0 = act(z0):
-        a Up - a0 Up0 = a (Up - Up0) + (a - a0) Up0.
-    At the start dz is exactly zero, so a = a0 and Up = Up0 exactly; every core has a gradient all the same.
-    """
-    z0, dz = _split_product(x, down)
-    a = act(down.add_bias(z0 + dz))
-    a0 = act(z0)  # the biases start at zero
-    u, v = factor_pair(up.operands(), up.split)
-    p, q = difference(u, v)
-    return up.add_bias((a @ p) @ q + ((a - a0) @ u.base) @ v.base)
-
-
-def _split_product(x: Tensor, layer: TTLinear) -> tuple[Tensor, Tensor]:
-    """Return x W0 and x (W - W0)."""
-    u, v = factor_pair(layer.operands(), layer.split)
-    assert isinstance(u, Displaced)  # noqa: S101  # for the type checker
-    p, q = difference(u, v)  # P = [U - U0 | U0]
-    xp = x @ p
-    return xp[..., p.shape[1] // 2 :] @ v.base, xp @ q
+    def _factors(self, train: TTLinear) -> Factors:
+        return train.keeper.factors((train,), training=self.training, offset=train.offset)
 
 
 class LorettaAdpModel(LorettaTuner):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ttlib_peft.config import LorettaConfig, LorettaRepConfig
 from ttlib_peft.layer import LorettaLayer, start_at_zero
+from ttlib_peft.skinny_product import skinny_product
 from ttlib_peft.targets import REP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear, product_factors
 from ttlib_peft.tuner import LorettaTuner
@@ -41,19 +42,19 @@ class LorettaRepLinear(LorettaLayer):
         return config.alpha / config.r
 
     def _adapt_output(self, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:
-        p, q = self._product(adapter_name)
-        x = self.loretta_dropout[adapter_name](self._cast_input_dtype(x, p.dtype))
-        delta = (x @ p) @ q * self.loretta_scaling[adapter_name]
-        return result + delta.to(result.dtype)
+        a, b = self._trains(adapter_name)
+        factors = a.keeper.factors((a, b), training=self.training, offset=b.offset)
+        x = self._drop(adapter_name, x, factors.q.dtype)
+        return skinny_product(x, factors, base=result, scale=self.loretta_scaling[adapter_name], cast=True)
 
     def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return P (in, k) and Q (k, out) with P Q = s (A B), minus its start where that is kept."""
-        p, q = self._product(adapter_name)
+        p, q = product_factors(*self._trains(adapter_name))
         return p, q * self.loretta_scaling[adapter_name]
 
-    def _product(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+    def _trains(self, adapter_name: str) -> tuple[TTLinear, TTLinear]:
         a, b = self.loretta_rep_A[adapter_name], self.loretta_rep_B[adapter_name]
-        return product_factors(cast(TTLinear, a), cast(TTLinear, b))
+        return cast(TTLinear, a), cast(TTLinear, b)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002
         """Always: the update is exactly low-rank."""

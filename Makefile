@@ -57,8 +57,15 @@ format: .venv/dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/dev-installed
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+.venv/bench-installed: .venv/dev-installed
+	$(PIP) --editable '.[bench]'
+	@$(PIP) setuptools setuptools-scm wheel ninja && $(PIP) --no-build-isolation torchTT \
+		|| echo 'torchTT, which compiles C++, could not be installed: its columns will say so'
+	@touch $@
+
+# make bench [THREADS=2] [QUICK=1]
+bench: .venv/bench-installed
+	$(BIN)/python benchmarks/run.py --threads $(or $(THREADS),1) $(if $(QUICK),--scale quick)
 
 clean:
 	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -132,10 +132,24 @@ def test_single_precision_products_are_used_where_they_suffice_and_only_there():
 
 
 def test_the_error_of_double_precision_data_has_all_its_digits_though_products_were_single():
-    tensor = np.random.default_rng(0).standard_normal((64, 64, 16, 64))
+    tensor = np.random.default_rng(0).standard_normal((128, 64, 16, 16))
     tt, report = ttlib.decompose(tensor, ranks=9, return_report=True)
     assert "single precision" in report.reasons[0]
     assert report.relative_error == pytest.approx(error_of(tt, tensor), rel=1e-12)
+
+
+def test_where_far_less_is_lost_than_was_let_go_the_sweep_looks_closer():
+    tensor = ttlib.random((16,) * 4, ranks=3, seed=0).to_tensor()
+    for data, eps in ((tensor.astype(np.float32), 0.02), (tensor, 1e-6), (tensor, 0.02)):
+        tt, report = ttlib.decompose(data, eps=eps, return_report=True)
+        unit = float(np.finfo(data.dtype).eps)
+        assert tt.ranks == (1, 3, 3, 3, 1)
+        assert report.relative_error == pytest.approx(error_of(tt, data), rel=0.01, abs=64 * unit)
+    noise = np.random.default_rng(0).standard_normal(tensor.shape)
+    noisy = (tensor / np.linalg.norm(tensor) + 1e-4 * noise / np.linalg.norm(noise)).astype(np.float32)
+    tt, report = ttlib.decompose(noisy, eps=0.02, return_report=True)
+    assert report.relative_error == pytest.approx(error_of(tt, noisy), rel=0.01)
+    assert 5e-5 < report.relative_error < 2e-4
 
 
 def test_a_cap_above_the_rank_does_not_hide_the_rank_behind_noise():
@@ -238,11 +252,11 @@ def test_every_way_to_compress_gives_the_same_cuts(dtype):
         columns = way.compress(wide)
         assert columns.rows == 120
         assert columns.energy[0] == pytest.approx(np.sum(np.abs(wide.astype(complex)) ** 2), rel=1e-5)
-        cut, rest = columns.cut(6, TruncationRule(3))
+        cut = columns.cut(6, TruncationRule(3))
         np.testing.assert_allclose(cut.singular_values[0][:3], values[:3], rtol=1e-4)
-        assert rest.rows == 3 * 20
+        assert columns.in_basis(cut.basis).rows == 3 * 20
         # numbered the other way round, the last mode comes first
         mirrored = columns.reversed((4, 5, 6))
         last = np.moveaxis(wide.reshape(6, 5, 4, -1), 2, 0).reshape(4, -1)
-        found = mirrored.cut(4, TruncationRule(4))[0].singular_values[0]
+        found = mirrored.cut(4, TruncationRule(4)).singular_values[0]
         np.testing.assert_allclose(found[:3], np.linalg.svd(last, compute_uv=False)[:3], rtol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.scaling import Exponents, deliver, normalise_each, on_host, rounding_floor, stack
-from ttlib.cores.thick_step import Opening, ThickSteps, expected_ranks
+from ttlib.cores.thick_step import Opening, ThickSteps, expected_ranks, is_certain
 from ttlib.cores.truncating_sweep import TruncatingSweep
 from ttlib.linalg import DRIVERS, SVDDriver, compressions, sketch_pays
 from ttlib.ranks import clip_ranks
@@ -49,8 +50,12 @@ def tt_svd(
     tolerance = max(eps or 0.0, rounding_floor(data, eps, size=math.prod(shape)))
     sweep = TruncatingSweep(shape, max_ranks, tolerance, driver, lost=np.zeros(len(tensors)))
     steps = ThickSteps(shape, ways, expected[1:], guessed, mirrored)
-    parts, exponents, sweep = _sweep(_arrays.reshape(data, (len(tensors), 1, -1)), tensors, sweep, steps)
-    reports = sweep.reports([exponents] * (len(shape) - 1), eps=eps)
+    rest = _arrays.reshape(data, (len(tensors), 1, -1))
+    parts, exponents, finished = _sweep(rest, tensors, sweep.copy(), steps)
+    while not is_certain(finished):  # far less was lost than the tolerance let go: look closer
+        steps = replace(steps, ways=steps.ways[1:])
+        parts, exponents, finished = _sweep(rest, tensors, sweep.copy(), steps)
+    reports = finished.reports([exponents] * (len(shape) - 1), eps=eps)
     return [
         (
             _finished(member, parts, int(exponents[member]), mirrored=mirrored, like=tensors[0], dtype=dtype),
@@ -83,7 +88,7 @@ def _sweep(
             rest = cut.remainder
         else:
             bases += [_arrays.from_numpy(basis, like=rest, dtype=rest.dtype) for basis in settled.bases]
-            rest, sweep = settled.rest, settled.sweep
+            rest, sweep, steps = settled.rest, settled.sweep, replace(steps, ways=settled.ways)
         opening = None
     if not bases:  # a vector is its own only core, and must not stay a view of the input
         rest = _arrays.copied(rest)

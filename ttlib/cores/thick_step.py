@@ -47,17 +47,15 @@ class Opening:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """A group whose bonds are cut: the sweep after them, their bases (B, r n, r') and the data after it (B, r', …)."""
+    """A group whose bonds are cut: the sweep after them, their bases (B, r n, r') and the data after it (B, r', …).
+
+    `ways` are those that are worth trying from here on.
+    """
 
     sweep: TruncatingSweep
     bases: Sequence[Numbers]
     rest: Array
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether nothing was dropped, and no rounding may have hidden that something could have been."""
-        cuts = self.sweep.cuts[-len(self.bases) :]
-        return all(cut.certain and cut.basis.shape[1] == cut.basis.shape[2] for cut in cuts)
+    ways: Sequence[Compression]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +142,7 @@ class ThickSteps:
         matrix = self._unfolded(rest, modes, sweep)
         promising = self._promising(matrix, modes, sweep)
         tried = "the tolerance is below what a Gram matrix sees; " if len(promising) == 1 < len(self.ways) else ""
+        capped = _is_capped(modes, int(matrix.shape[1]), sweep)
         for way in promising:
             columns = self._compressed(way, rest, modes, sweep) if opening is None else opening
             opening = None
@@ -152,11 +151,16 @@ class ThickSteps:
             except np.linalg.LinAlgError:
                 tried = "the eigenvectors of a Gram matrix did not converge; "
                 continue
-            settled = Settled(after, bases, self._projected(rest, modes, _product(bases), sweep))
-            lost = _lost(settled, way, columns.noise, matrix, sweep, energy)
-            if lost is not None:
-                return replace(settled, sweep=replace(after, lost=lost))
-            tried = "a Gram matrix was tried, but what is discarded lies in its noise; "
+            visible = bool(np.all(after.lost * energy >= _VISIBLE * columns.noise))
+            whole = all(cut.certain and cut.basis.shape[1] == cut.basis.shape[2] for cut in after.cuts[-len(modes) :])
+            if capped and not visible and not whole:  # noise may have turned the basis
+                tried = "a Gram matrix was tried, but what is discarded lies in its noise; "
+                continue
+            projected = self._projected(rest, modes, _product(bases), sweep)
+            if not whole and (way.is_coarse(matrix) or not visible):
+                after = _measured(sweep, after, matrix, projected, energy, way)
+            ways = self.ways[self.ways.index(way) :] if tried else self.ways
+            return Settled(after, bases, projected, ways)
         raise AssertionError  # the last way has no noise, and a fall-back for what does not converge
 
     def _promising(self, matrix: Array, modes: Shape, sweep: TruncatingSweep) -> Sequence[Compression]:
@@ -172,6 +176,11 @@ class ThickSteps:
             for way in paying
             if share >= _ROOMY * way.noise(rows) and sweep.tolerance**2 >= _VISIBLE * min(way.noise(rows), measurable)
         ]
+
+
+def is_certain(sweep: TruncatingSweep) -> bool:
+    """Return whether what a finished sweep says to have lost has two digits."""
+    return bool(np.all(sweep.lost >= _VISIBLE * sweep.noise))
 
 
 def expected_ranks(max_ranks: Ranks, full_ranks: Ranks) -> Ranks:
@@ -193,35 +202,29 @@ def _is_capped(modes: Shape, rows: int, sweep: TruncatingSweep) -> bool:
     return any(sweep.max_ranks[sweep.bond + k] < most for k, most in enumerate(full))
 
 
-def _lost(
-    settled: Settled, way: Compression, noise: Numbers, matrix: Array, before: TruncatingSweep, energy: Numbers
-) -> Numbers | None:
-    """Return what is lost so far relative to *energy*, or None where the way cannot tell with two digits.
-
-    What the way cannot tell may be measured on the data.  That is as good where a tolerance chose the ranks, but where
-    a cap did, noise may also have turned the basis.
-    """
-    lost, rows = settled.sweep.lost, int(matrix.shape[1])
-    visible = bool(np.all(lost * energy >= _VISIBLE * noise))
-    if settled.keeps_all or (visible and not way.is_coarse(matrix)):
-        return lost
-    measurable = _MEASURED_UNITS * _arrays.unit_roundoff(matrix)
-    modes = settled.sweep.shape[before.bond - 1 : settled.sweep.bond - 1]
-    if not visible and (_is_capped(modes, rows, before) or measurable >= way.noise(rows)):
-        return None
-    taken = np.maximum(0.0, _arrays.energies(matrix) - _arrays.energies(settled.rest))
+def _measured(
+    before: TruncatingSweep, after: TruncatingSweep, matrix: Array, rest: Array, energy: Numbers, way: Compression
+) -> TruncatingSweep:
+    """Return the sweep with what was lost as the data tells it, where that is truer than the compressed columns are."""
+    units = _MEASURED_UNITS * _arrays.unit_roundoff(matrix)
+    if units >= way.noise(int(matrix.shape[1])):
+        return replace(after, noise=before.noise + way.noise(int(matrix.shape[1])))
+    taken = np.maximum(0.0, _arrays.energies(matrix) - _arrays.energies(rest))
     lost = before.lost + np.divide(taken, energy, out=np.zeros_like(taken), where=energy > 0)
-    return lost if bool(np.all(lost >= _VISIBLE * measurable)) else None
+    return replace(after, lost=lost, noise=before.noise + units)
 
 
 def _cut_all(
     columns: Columns, modes: Shape, sweep: TruncatingSweep, energy: Numbers, tried: str
 ) -> tuple[list[Numbers], TruncatingSweep]:
     """Cut the bonds after each of *modes*; return the bases (B, r n, r') and the sweep, *tried* before its reasons."""
-    sweep, bases = sweep.copy(), []
+    sweep = sweep.copy()
+    bases: list[Numbers] = []
     left = columns.rows // math.prod(modes)
     for mode in modes:
-        cut, columns = columns.cut(left * mode, sweep.rule(energy))
+        if bases:
+            columns = columns.in_basis(bases[-1])
+        cut = columns.cut(left * mode, sweep.rule(energy))
         sweep.record(replace(cut, reason=tried + cut.reason), energy)
         bases.append(cut.basis)
         left = int(cut.basis.shape[-1])

@@ -24,7 +24,10 @@ Numbers = np.ndarray[Any, Any]
 
 @dataclass(slots=True, eq=False)
 class TruncatingSweep:
-    """The state of one sweep over a stack of trains; energies are fractions of ||A||^2, one number a train."""
+    """The state of one sweep over a stack of trains; energies are fractions of ||A||^2, one number a train.
+
+    `noise` is by how much `lost` may be off where it had to be measured, likewise.
+    """
 
     shape: Shape
     max_ranks: Ranks
@@ -32,6 +35,7 @@ class TruncatingSweep:
     driver: SVDDriver
     lost: Numbers
     cuts: list[Cut] = field(default_factory=list)
+    noise: float = 0.0
 
     @property
     def bond(self) -> int:

@@ -26,7 +26,7 @@ Numbers = np.ndarray[Any, Any]
 # altogether: 16 at worst over kernels of two libraries and data made to round one way, at most 3 on random data.
 _SINGLE_NOISE = 16
 # From these numbers of rows and entries on, products in single precision pay for data in double precision.
-_LEAST_ROWS, _LEAST_ENTRIES = 32, 1 << 20
+_LEAST_ROWS, _LEAST_ENTRIES = 128, 1 << 20
 
 
 class Columns(Protocol):
@@ -42,11 +42,12 @@ class Columns(Protocol):
     @property
     def noise(self) -> Numbers: ...  # noqa: D102
 
-    def cut(self, rows: int, rule: TruncationRule) -> tuple[Cut, Columns]:
-        """Truncate the unfolding that has the leading *rows* as rows; return the cut and the rows in its basis.
+    def cut(self, rows: int, rule: TruncationRule) -> Cut:
+        """Truncate the unfolding that has the leading *rows* as rows."""
+        ...
 
-        Rows numbered (rows, q) become rows numbered (r, q).
-        """
+    def in_basis(self, basis: Numbers) -> Columns:
+        """Return the rows, numbered (rows, q), in a *basis* (B, rows, r) of the leading ones: numbered (r, q)."""
         ...
 
     def reversed(self, modes: Shape) -> Columns:
@@ -73,20 +74,26 @@ class GramColumns:
         energy: Numbers = np.trace(self.gram, axis1=-2, axis2=-1).real
         return energy
 
-    def cut(self, rows: int, rule: TruncationRule) -> tuple[Cut, GramColumns]:
+    def cut(self, rows: int, rule: TruncationRule) -> Cut:
         """See `Columns`; the rank leaves room for the noise, so that a tolerance is kept all the same."""
         count, inner = self.gram.shape[0], self.rows // rows
-        blocks = self.gram.reshape(count, rows, inner, rows, inner)
-        pairs = leading_eigenpairs(np.trace(blocks, axis1=2, axis2=4), rule.max_rank)
+        gram = self.gram
+        if inner > 1:
+            gram = np.trace(gram.reshape(count, rows, inner, rows, inner), axis1=2, axis2=4)
+        pairs = leading_eigenpairs(gram, rule.max_rank)
         rank = rule.rank(pairs.values, pairs.residual + self.noise)
-        basis = pairs.vectors[..., :rank]  # (B, rows, r)
         discarded = rule.tails(pairs.values, pairs.residual)[..., rank]
         certain = rule.rank(pairs.values, pairs.residual - self.noise) == rank
-        cut = Cut(basis, pairs.values, discarded, "gram", self.reason, certain=certain)
-        half = basis.conj().mT @ blocks.reshape(count, rows, -1)  # (B, r, q rows q)
+        return Cut(pairs.vectors[..., :rank], pairs.values, discarded, "gram", self.reason, certain=certain)
+
+    def in_basis(self, basis: Numbers) -> GramColumns:
+        """See `Columns`."""
+        count, rows, rank = basis.shape
+        inner = self.rows // rows
+        half = basis.conj().mT @ self.gram.reshape(count, rows, -1)  # (B, r, q rows q)
         half = half.reshape(count, rank * inner, rows, inner).mT.reshape(count, -1, rows)  # (B, r q q, rows)
-        rest = (half @ basis).reshape(count, rank * inner, inner, rank).mT  # (B, r q, r, q)
-        return cut, GramColumns(rest.reshape(count, rank * inner, -1), self.noise, self.reason)
+        gram = (half @ basis).reshape(count, rank * inner, inner, rank).mT  # (B, r q, r, q)
+        return replace(self, gram=gram.reshape(count, rank * inner, -1))
 
     def reversed(self, modes: Shape) -> GramColumns:
         """See `Columns`."""
@@ -118,15 +125,19 @@ class FactorColumns:
         """See `Columns`."""
         return np.zeros(self.factor.shape[0])
 
-    def cut(self, rows: int, rule: TruncationRule) -> tuple[Cut, FactorColumns]:
+    def cut(self, rows: int, rule: TruncationRule) -> Cut:
         """See `Columns`."""
-        count, _, width = self.factor.shape
-        cut = truncated_svd(self.factor.reshape(count, rows, -1), rule=rule, driver=exact.driver)
-        rest = FactorColumns(cut.remainder.reshape(count, -1, width), self.is_triangular)
-        if self.is_triangular:
-            reason = "QR of the long side, block by block, then the SVD of small factors"
-            return Cut(cut.basis, cut.singular_values, cut.discarded, "qr", reason), rest
-        return cut, rest
+        cut = truncated_svd(self.factor.reshape(len(self.factor), rows, -1), rule=rule, driver=exact.driver)
+        if not self.is_triangular:
+            return cut
+        reason = "QR of the long side, block by block, then the SVD of small factors"
+        return Cut(cut.basis, cut.singular_values, cut.discarded, "qr", reason)
+
+    def in_basis(self, basis: Numbers) -> FactorColumns:
+        """See `Columns`."""
+        count, rows, _ = basis.shape
+        factor = basis.conj().mT @ self.factor.reshape(count, rows, -1)
+        return replace(self, factor=factor.reshape(count, -1, self.factor.shape[-1]))
 
     def reversed(self, modes: Shape) -> FactorColumns:
         """See `Columns`."""

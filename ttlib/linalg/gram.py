@@ -79,11 +79,13 @@ def gram_matrix(wide: Array) -> Array:
     if wide.dtype == double:
         return wide @ _arrays.adjoint(wide)
     total = None
-    step = max(_WIDENED // rows, 4 * rows)
+    step = max(_WIDENED // rows, rows)
     for start in range(0, cols, step):
         block = _arrays.astype(wide[..., :, start : min(start + step, cols)], double)
-        product = block @ _arrays.adjoint(block)
-        total = product if total is None else total + product
+        if total is None:
+            total = block @ _arrays.adjoint(block)
+        else:
+            total += block @ _arrays.adjoint(block)
     return total
 
 
@@ -101,10 +103,12 @@ def gram_matrix_in_single(wide: Array) -> Array:
         part = _arrays.in_single(wide[:, :, start : min(start + blocks * _SUMMED_IN_SINGLE, even)])
         part = _arrays.reshape(part, (count, rows, -1, _SUMMED_IN_SINGLE))
         part = xp.permute_dims(part, (0, 2, 1, 3))  # (B, blocks, m, columns), a view
-        total = total + xp.sum(part @ _arrays.adjoint(part), axis=1, dtype=double)
+        product = part @ _arrays.adjoint(part)
+        # one large product is added as it is, where a sum in double precision would be a second copy of it
+        total += product[:, 0, ...] if blocks == 1 else xp.sum(product, axis=1, dtype=double)
     if even < cols:
         rest = _arrays.in_single(wide[:, :, even:])
-        total = total + _arrays.astype(rest @ _arrays.adjoint(rest), double)
+        total += _arrays.astype(rest @ _arrays.adjoint(rest), double)
     return total
 
 

@@ -30,6 +30,8 @@ _SEED = 0  # the same matrix gives the same answer every time
 # From this size of the short side on, and down to this share of it, a sketch is cheaper than the Gram matrix.
 _LEAST_SIZE = 384
 _LARGEST_SHARE = 1 / 4
+# Entries of the difference from the matrix that are formed at a time.
+_SUBTRACTED = 1 << 18
 # A difference of two energies is trusted down to this many units in the last place of the larger one.
 _TRUSTED_UNITS = 2_000
 
@@ -105,7 +107,10 @@ def _energy_outside(matrix: Array, basis: Array, inside: Array) -> Numbers:
     outside: Numbers = np.maximum(0.0, whole - part)
     if bool(np.all(outside >= _TRUSTED_UNITS * _arrays.unit_roundoff(matrix) * whole)):
         return outside
-    return _energies(matrix - basis @ inside)
+    step = max(1, _SUBTRACTED // _arrays.matrix_shape(matrix)[0])
+    blocks = [slice(start, start + step) for start in range(0, _arrays.matrix_shape(matrix)[1], step)]
+    parts = [_energies(matrix[..., block] - basis @ inside[..., block]) for block in blocks]
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def _energies(stack: Array) -> Numbers:

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ttlib.cores.initialize import gaussian_cores
 from ttlib.errors import ShapeError
+from ttlib.planning import plan
 from ttlib.ranks import clip_ranks, expand_ranks
 from ttlib.shape_search import search_shapes
 from ttlib.shapes import check_integer, find_split
 from ttlib_peft.assembly import Train, plain_factors
+from ttlib_peft.eager import is_ordinary
 from ttlib_peft.grouping import FactorGroup, Trains, sources_of
 from ttlib_peft.keeper import FactorKeeper, with_offset
 from ttlib_peft.skinny_product import skinny_product
@@ -24,6 +27,8 @@ from ttlib_peft.skinny_product import skinny_product
 
 class TTLinear(nn.Module):
     """y = x W + b with W (in, out) a tensor train: two skinny products, x U and then (x U) V.
+
+    Where the rank is so high that `ttlib.plan` finds W itself cheaper than its factors, it is put together instead.
 
     >>> import torch, ttlib_peft
     >>> layer = ttlib_peft.TTLinear(768, 64, tensor_rank=5, shape=[8, 8, 12, 8, 8])
@@ -119,7 +124,24 @@ class TTLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x W + b for x of shape (…, in)."""
         factors = self.keeper.factors((self,), training=self.training, offset=self.offset)
+        if self._is_better_rebuilt(x):
+            return linear(x, factors.q.t() @ factors.pt, self.bias)
         return skinny_product(x, factors, base=self.bias)
+
+    def _is_better_rebuilt(self, x: Tensor) -> bool:
+        """Tell whether W is so little larger than its factors that the planner would multiply by W itself."""
+        few, many = (
+            self.ranks[self.split] * (self.in_features + self.out_features),
+            self.in_features * self.out_features,
+        )
+        if few <= many or not is_ordinary():  # nearly always: no plan has to be looked up
+            return False
+        tokens, dtype = x.numel() // self.in_features, str(self.flat.dtype).rpartition(".")[2]
+        training = torch.is_grad_enabled() and self.flat.requires_grad
+        chosen = plan(
+            self.tensor_shape, split=self.split, ranks=self.ranks, tokens=tokens, training=training, dtype=dtype
+        )
+        return chosen.strategy == "reconstruct"
 
     def extra_repr(self) -> str:
         """Sizes, shape, ranks and the number of stored core entries."""

@@ -1,5 +1,7 @@
 """TTLinear against the dense layer it stands for."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -117,3 +119,37 @@ def test_explicit_ranks_are_taken_as_given_and_an_int_is_clipped():
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         TTLinear(**arguments)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("started", [False, True])
+def test_a_layer_of_high_rank_is_put_together_where_the_planner_says_so(bias, started, monkeypatch):
+    layer = TTLinear(64, 64, tensor_rank=64, shape=[8, 8, 8, 8], bias=bias, dtype=torch.float64)
+    if started:
+        layer.keep_start()
+        with torch.no_grad():
+            layer.flat.add_(0.1 * torch.randn_like(layer.flat))
+    x = torch.randn(300, 64, dtype=torch.float64)
+    results = {}
+    for strategy in ("reconstruct", "factors"):
+        asked = []
+
+        def planned(*args, strategy=strategy, asked=asked, **options):
+            asked.append(options["tokens"])
+            return dataclasses.replace(ttlib.plan(*args, **options), strategy=strategy)
+
+        monkeypatch.setattr("ttlib_peft.tt_linear.plan", planned)
+        layer.zero_grad()
+        y = layer(x)
+        y.square().sum().backward()
+        results[strategy] = y.detach(), layer.flat.grad.clone()
+        assert asked == [300]
+    for rebuilt, skinny in zip(*results.values(), strict=True):
+        torch.testing.assert_close(rebuilt, skinny)
+    dense = x @ layer.to_dense() + (layer.bias if bias else 0)
+    torch.testing.assert_close(results["reconstruct"][0], dense.detach())
+
+
+def test_a_layer_of_low_rank_asks_for_no_plan(monkeypatch):
+    monkeypatch.setattr("ttlib_peft.tt_linear.plan", lambda *_, **__: pytest.fail("a plan was looked up"))
+    TTLinear(64, 64, tensor_rank=5)(torch.ones(2, 64))

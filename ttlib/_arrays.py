@@ -1,4 +1,4 @@
-"""The only module that knows array libraries.
+"""The only module, with `ttlib._transfer`, that knows array libraries.
 
 A library is recognised from the array it made (array-api-compat), never imported here: whoever passes a torch
 tensor has imported torch.  Algorithms use operators and the array-API standard; what the standard leaves out
@@ -130,34 +130,6 @@ def to_numpy(x: Array) -> np.ndarray[Any, Any]:
         x = x.get()
     host = np.asarray(x)
     return host.astype(np.float32) if dtype_name(host.dtype) in _HALF else host
-
-
-def to_host_bits(x: Array) -> np.ndarray[Any, Any]:
-    """Copy *x* to host memory in C order without rounding any number; bfloat16 arrives as its bits, in int16."""
-    x = stop_gradient(x)
-    if hasattr(x, "cpu"):  # torch, which may have put off a conjugation or a change of sign
-        x = x.cpu().resolve_conj().resolve_neg()
-        x = x.view(namespace(x).int16) if dtype_name(x.dtype) == "bfloat16" else x
-    elif hasattr(x, "get"):  # cupy
-        x = x.get()
-    return np.ascontiguousarray(x)
-
-
-def from_host_bits(bits: np.ndarray[Any, Any], *, dtype: str, like: Array) -> Array:
-    """Undo `to_host_bits`, in the library and on the device of *like*; BackendError where it has no such dtype."""
-    xp = namespace(like)
-    if not hasattr(xp, dtype):
-        msg = f"{library(like)} has no {dtype}: choose another library, as with like=torch.zeros(())"
-        raise BackendError(msg)
-    array = xp.asarray(bits, device=array_api_compat.device(like))
-    array = array.view(xp.bfloat16) if dtype == "bfloat16" else array
-    if dtype_name(array.dtype) != dtype:
-        msg = (
-            f"of {dtype} {library(like)} made {dtype_name(array.dtype)}: choose another library, or allow {dtype} in "
-            f"this one (jax: jax_enable_x64)"
-        )
-        raise BackendError(msg)
-    return array
 
 
 def scalar(x: Array) -> float:
@@ -337,15 +309,6 @@ def find_dtype(x: Array, dtype: Any) -> Any:
     return found
 
 
-def to_device(x: Array, device: Any) -> Array:
-    """Move *x* to a device, in the words of its library; BackendError where there is no such device."""
-    try:
-        return array_api_compat.to_device(x, device)
-    except Exception as error:
-        msg = f"{library(x)} cannot move an array to device {device!r}: {error}"
-        raise BackendError(msg) from error
-
-
 def as_indices(values: np.ndarray[Any, Any], *, like: Array) -> Array:
     """Return integer *values* as an index array in the library and on the device of *like*."""
     xp = namespace(like)
@@ -396,19 +359,3 @@ def astype(x: Array, dtype: Any) -> Array:
 def matrix_shape(x: Array) -> Shape:
     """Return the (rows, cols) of a matrix or of each matrix of a stack."""
     return int(x.shape[-2]), int(x.shape[-1])
-
-
-def cast(x: Array, dtype: Any) -> Array:
-    """Cast, but raise BackendError where imaginary parts would be dropped."""
-    if is_complex(x) and not namespace(x).isdtype(dtype, "complex floating"):
-        msg = f"casting {dtype_name(x.dtype)} to {dtype_name(dtype)} would drop the imaginary parts"
-        raise BackendError(msg)
-    return astype(x, dtype)
-
-
-def move(x: Array, *, like: Array, dtype: Any) -> Array:
-    """Return *x* in the library and on the device of *like*, through host memory if the libraries differ."""
-    if library(x) != library(like):
-        widest = find_dtype(like, dtype_name(compute_dtype(x)))
-        x = from_numpy(to_numpy(x).copy(), like=like, dtype=widest)  # libraries on the host would share the memory
-    return cast(to_device(x, array_api_compat.device(like)), dtype)

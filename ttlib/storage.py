@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ttlib import _arrays
+from ttlib import _arrays, _transfer
 from ttlib._files import replacing
 from ttlib._manifest import (
     DAMAGED,
@@ -197,7 +197,7 @@ def _count_non_finite(words: _Words, layout: Layout) -> int:
 
 def _to_words(core: Array, layout: Layout) -> _Words:
     """Return the numbers of a core in host memory, C order and little-endian, without rounding any."""
-    host = _arrays.to_host_bits(core)
+    host = _transfer.to_host_bits(core)
     if host.dtype.str.startswith(">"):
         host = host.astype(host.dtype.newbyteorder("<"))
     return host.view(layout.words).reshape(*host.shape, *layout.parts)
@@ -208,4 +208,4 @@ def _to_core(words: _Words, dtype: str, like: Array) -> Array:
     words = words.astype(words.dtype.newbyteorder("="), copy=False)
     bits = words.view(np.int16 if dtype == "bfloat16" else dtype)
     bits = bits[..., 0] if LAYOUTS[dtype].parts else bits  # a pair of real numbers is one complex number
-    return _arrays.from_host_bits(bits, dtype=dtype, like=like)
+    return _transfer.from_host_bits(bits, dtype=dtype, like=like)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, Unpack, overload
 
 import numpy as np
 
-from ttlib import _arrays, _autograd
+from ttlib import _arrays, _autograd, _transfer
 from ttlib._types import Array, Cores, Driver, Ranks, RanksLike, Shape
 from ttlib.cores import algebra, canonical
 from ttlib.cores.check import check_cores, ranks_of
@@ -332,11 +332,11 @@ class Train:
         if like is not None:
             _arrays.namespace(like)
             target = like.dtype if dtype is None else dtype
-            cores = tuple(_arrays.move(core, like=like, dtype=_arrays.find_dtype(like, target)) for core in cores)
+            cores = tuple(_transfer.move(core, like=like, dtype=_arrays.find_dtype(like, target)) for core in cores)
         elif dtype is not None:
-            cores = tuple(_arrays.cast(core, _arrays.find_dtype(core, dtype)) for core in cores)
+            cores = tuple(_transfer.cast(core, _arrays.find_dtype(core, dtype)) for core in cores)
         if device is not None:
-            cores = tuple(_arrays.to_device(core, device) for core in cores)
+            cores = tuple(_transfer.to_device(core, device) for core in cores)
         return type(self)(cores)
 
     # What a subclass says, and what follows

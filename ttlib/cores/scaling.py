@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ttlib import _arrays, _autograd
+from ttlib import _arrays, _autograd, _transfer
 from ttlib._types import Array, Cores
 
 Exponents: TypeAlias = np.ndarray[Any, Any]  # of two, int64, one a member of a stack
@@ -70,7 +70,7 @@ def on_host(cores: Cores) -> Cores:
     """
     if any(str(_arrays.device(core)) != "cpu" or _autograd.is_traced(core) for core in cores):
         return cores
-    return tuple(_arrays.to_host_bits(core) for core in cores)
+    return tuple(_transfer.to_host_bits(core) for core in cores)
 
 
 def widen(cores: Cores) -> Cores:

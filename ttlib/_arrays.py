@@ -31,8 +31,9 @@ def namespace(*arrays: Array) -> Any:
     return found or _NAMESPACES.setdefault(kinds, _namespace(arrays))
 
 
-# By the types of the arrays, which is all it depends on: asking takes longer than many a small product.
-_NAMESPACES: dict[tuple[type, ...], Any] = {}
+# By the types of the arrays, which is all it depends on: asking takes longer than many a small product.  (All but
+# JAX's zero gradients, which are numpy arrays and of which numpy's entry must not be made.)
+_NAMESPACES: dict[tuple[type, ...], Any] = {(np.ndarray,): array_api_compat.array_namespace(np.zeros(()))}
 
 
 def _namespace(arrays: tuple[Array, ...]) -> Any:

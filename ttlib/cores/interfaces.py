@@ -69,9 +69,7 @@ def right_interfaces(cores: Stack, *, every_digit: bool) -> list[RightInterface]
         elif use_gram and left >= _LEAST_ROWS and (triangle := _cholesky(wide)):
             factor, noise, reason = triangle[0], noise + triangle[1], "by the Cholesky factor of its Gram matrix"
         else:
-            use_gram = (
-                use_gram and left < _LEAST_ROWS
-            )  # redundant ranks seldom end with a bond, and a trial has a price
+            use_gram = use_gram and left < _LEAST_ROWS  # redundant ranks seldom end with a bond, and trials cost
             factor, reason = _by_qr(wide, traced=traced), "by QR"
         found.append(RightInterface((factor,), exponent, noise, f"right interface {reason}"))
     return found[::-1]

@@ -158,7 +158,7 @@ class ThickSteps:
                 continue
             projected = self._projected(rest, modes, _product(bases), sweep)
             if not whole and (way.is_coarse(matrix) or not visible):
-                after = _measured(sweep, after, matrix, projected, energy, way)
+                after = _measured(sweep, after, rest, projected, energy, noise=way.noise(int(matrix.shape[1])))
             ways = self.ways[self.ways.index(way) :] if tried else self.ways
             return Settled(after, bases, projected, ways)
         raise AssertionError  # the last way has no noise, and a fall-back for what does not converge
@@ -203,13 +203,13 @@ def _is_capped(modes: Shape, rows: int, sweep: TruncatingSweep) -> bool:
 
 
 def _measured(
-    before: TruncatingSweep, after: TruncatingSweep, matrix: Array, rest: Array, energy: Numbers, way: Compression
+    before: TruncatingSweep, after: TruncatingSweep, data: Array, rest: Array, energy: Numbers, *, noise: float
 ) -> TruncatingSweep:
-    """Return the sweep with what was lost as the data tells it, where that is truer than the compressed columns are."""
-    units = _MEASURED_UNITS * _arrays.unit_roundoff(matrix)
-    if units >= way.noise(int(matrix.shape[1])):
-        return replace(after, noise=before.noise + way.noise(int(matrix.shape[1])))
-    taken = np.maximum(0.0, _arrays.energies(matrix) - _arrays.energies(rest))
+    """Return the sweep with what was lost as the data before and after tells it, where that is truer than *noise*."""
+    units = _MEASURED_UNITS * _arrays.unit_roundoff(data)
+    if units >= noise:
+        return replace(after, noise=before.noise + noise)
+    taken = np.maximum(0.0, _arrays.energies(data) - _arrays.energies(rest))
     lost = before.lost + np.divide(taken, energy, out=np.zeros_like(taken), where=energy > 0)
     return replace(after, lost=lost, noise=before.noise + units)
 

@@ -27,8 +27,9 @@ Numbers = np.ndarray[Any, Any]
 _VISIBLE = 50
 # A budget must be this many times the noise, or leaving room for the noise would cost rank.
 _ROOMY = 4
-# Units in the last place of the data by which the energy that a projection takes away can be off.
-_MEASURED_UNITS = 4
+# By how much the energy that a projection takes away can be off: units in the last place of the data for what the
+# projection rounds, and of double precision for the two sums.
+_PROJECTED_UNITS, _SUMMED_UNITS = 4, 64
 # A group that keeps more than this share of its rows has not paid for the pass over the data: it takes more modes.
 _MOST_KEPT = 0.5
 # To guess what a group will keep, so many columns a row are looked at, in runs of so many; the guess is to be clear.
@@ -169,7 +170,7 @@ class ThickSteps:
         paying = [way for way in self.ways if way.pays(matrix)]
         if _is_capped(modes, rows, sweep):
             return paying
-        measurable = _MEASURED_UNITS * _arrays.unit_roundoff(matrix)
+        measurable = _noise_of_measuring(matrix)
         share = sweep.tolerance**2 / (len(self.shape) - sweep.bond)
         return [
             way
@@ -206,12 +207,17 @@ def _measured(
     before: TruncatingSweep, after: TruncatingSweep, data: Array, rest: Array, energy: Numbers, *, noise: float
 ) -> TruncatingSweep:
     """Return the sweep with what was lost as the data before and after tells it, where that is truer than *noise*."""
-    units = _MEASURED_UNITS * _arrays.unit_roundoff(data)
-    if units >= noise:
+    measuring = _noise_of_measuring(data)
+    if measuring >= noise:
         return replace(after, noise=before.noise + noise)
     taken = np.maximum(0.0, _arrays.energies(data) - _arrays.energies(rest))
     lost = before.lost + np.divide(taken, energy, out=np.zeros_like(taken), where=energy > 0)
-    return replace(after, lost=lost, noise=before.noise + units)
+    return replace(after, lost=lost, noise=before.noise + measuring)
+
+
+def _noise_of_measuring(data: Array) -> float:
+    unit, double = _arrays.unit_roundoff(data), _arrays.unit_roundoff(data, _arrays.double_dtype(data))
+    return _PROJECTED_UNITS * unit + _SUMMED_UNITS * double
 
 
 def _cut_all(

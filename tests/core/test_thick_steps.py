@@ -12,6 +12,7 @@ from hypothesis import given, settings
 import ttlib
 from ttlib.cores.thick_step import expected_ranks
 from ttlib.linalg import DRIVERS, compressions
+from ttlib.linalg.eigen import leading_eigenpairs
 from ttlib.ranks import clip_ranks
 from ttlib.sweep_plan import group_length, starts_right
 from ttlib.testing import TruncationRule
@@ -260,3 +261,22 @@ def test_every_way_to_compress_gives_the_same_cuts(dtype):
         last = np.moveaxis(wide.reshape(6, 5, 4, -1), 2, 0).reshape(4, -1)
         found = mirrored.cut(4, TruncationRule(4)).singular_values[0]
         np.testing.assert_allclose(found[:3], np.linalg.svd(last, compute_uv=False)[:3], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_leading_eigenpairs_are_those_of_numpy_with_one_thread_or_more(dtype, threads, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((2, 200, 300)).astype(dtype)
+    if dtype == np.complex128:
+        factor = factor + 1j * rng.standard_normal(factor.shape)
+    grams = factor @ factor.conj().mT
+    pairs = leading_eigenpairs(grams, 20)
+    energies = np.linalg.eigvalsh(grams)[:, ::-1]
+    count = pairs.values.shape[-1]
+    assert count == (20 if threads == "1" else 200)
+    np.testing.assert_allclose(pairs.values**2, energies[:, :count], rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(pairs.residual, energies[:, count:].sum(axis=-1), rtol=1e-10, atol=1e-9)
+    image = grams @ pairs.vectors
+    np.testing.assert_allclose(image, pairs.vectors * pairs.values[:, None, :] ** 2, atol=1e-8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ def leading_eigenpairs(gram: Numbers, wanted: int) -> Eigenpairs:
     Raises numpy.linalg.LinAlgError where LAPACK does not converge.
     """
     size = gram.shape[-1]
-    if size < _LEAST_SIZE or wanted > _MOST_WANTED * size:
+    if size < _LEAST_SIZE or wanted > _MOST_WANTED * size or not _has_one_thread():
         energies, vectors = np.linalg.eigh(gram)  # ascending
         residual = np.zeros(gram.shape[:-2])
     else:
@@ -44,6 +45,16 @@ def leading_eigenpairs(gram: Numbers, wanted: int) -> Eigenpairs:
         residual = np.maximum(0.0, trace - energies.sum(axis=-1))
     values = np.sqrt(np.maximum(energies, 0.0))
     return Eigenpairs(values[..., ::-1].copy(), vectors[..., ::-1].copy(), residual)  # torch knows no negative strides
+
+
+def _has_one_thread() -> bool:
+    """Return whether the environment allows BLAS one thread.
+
+    SciPy has a BLAS of its own beside numpy's.  With more threads the idle ones of either keep the cores busy while the
+    other works, and what was saved is lost three times over (measured on two cores).
+    """
+    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
+    return threads == "1"
 
 
 def _last_pairs(grams: Numbers, wanted: int) -> tuple[Numbers, Numbers]:

@@ -75,6 +75,14 @@ def reshape(x: Any, shape: tuple[int, ...]) -> Any:
     return namespace(x).reshape(x, shape)
 
 
+def renumbered(x: Array, axis: int, modes: Shape) -> Array:
+    """Return *x* with an *axis* that is numbered by the reverse of *modes* numbered by *modes*, both in C order."""
+    axes = list(range(int(x.ndim) - 1 + len(modes)))
+    axes[axis : axis + len(modes)] = axes[axis : axis + len(modes)][::-1]
+    split = reshape(x, (*x.shape[:axis], *modes[::-1], *x.shape[axis + 1 :]))
+    return reshape(namespace(x).permute_dims(split, tuple(axes)), tuple(x.shape))
+
+
 def matmul(x: Any, y: Any) -> Any:
     """Multiply two matrices, by the method where there is one: as `reshape`, for values that only look like arrays.
 

@@ -1,5 +1,7 @@
 """y = base + s x U V and the bottleneck against numpy and against autograd through ordinary operations."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -102,21 +104,28 @@ def test_frozen_factors_pass_the_gradient_on_also_twice(way):
     assert torch.autograd.gradgradcheck(lambda x: skinny_product(x, own), (x,))
 
 
+@contextlib.contextmanager
+def saved_for_backward(*given):
+    """Yield a dict that gathers the bytes of every storage kept for backward, those of *given* left out."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in given if tensor is not None}
+    kept = {}
+
+    def pack_hook(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+        yield kept
+
+
 @pytest.mark.parametrize("started", [False, True])
 def test_only_k_numbers_a_token_are_kept_beside_the_input(started):
     own = factors(64, 5, 48, started=started, dtype=torch.float32)
     own = own._replace(pt=own.pt.requires_grad_(), q=own.q.requires_grad_())
     x = draw(1000, 64, dtype=torch.bfloat16).requires_grad_()
-    given_storages = {t.untyped_storage().data_ptr() for t in (x, *own) if t is not None}
-    kept = {}
-
-    def pack_hook(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given_storages:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+    with saved_for_backward(x, *own) as kept:
         y = skinny_product(x, own, base=draw(1000, 48, dtype=torch.bfloat16), cast=True)
     assert sum(kept.values()) == 1000 * 5 * 4
     y.sum().backward()
@@ -213,16 +222,7 @@ def test_the_bottleneck_keeps_no_bottleneck():
         train.keep_start()
     own = [train.keeper.factors((train,), training=True) for train in (down, up)]
     h = draw(1000, 96, dtype=torch.float32).requires_grad_()
-    given_storages = {t.untyped_storage().data_ptr() for t in (h, *own[0], *own[1], down.bias, up.bias)}
-    kept = {}
-
-    def pack_hook(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given_storages:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+    with saved_for_backward(h, *own[0], *own[1], down.bias, up.bias) as kept:
         bottleneck(h, h, Bottleneck(own[0], down.bias, own[1], up.bias), nn.GELU(), scale=1.0)
     assert sum(kept.values()) == 1000 * 15 * 4
 

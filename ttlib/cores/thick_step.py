@@ -132,10 +132,10 @@ class ThickSteps:
     def _projected(self, rest: Array, modes: Shape, basis: Numbers, sweep: TruncatingSweep) -> Array:
         """Return the data (B, r', …) in the basis (B, r n_k …, r') that was found for its rows."""
         mirrored = self._lies_mirrored(sweep)
-        rows = _renumbered(basis, 1, modes[::-1]) if mirrored else basis
+        rows = _arrays.renumbered(basis, 1, modes[::-1]) if mirrored else basis
         matrix = self._unfolded(rest, modes, sweep)
         after = _arrays.adjoint(_arrays.from_numpy(rows, like=matrix, dtype=matrix.dtype)) @ matrix
-        return _renumbered(after, 2, self.shape[len(modes) :]) if mirrored else after
+        return _arrays.renumbered(after, 2, self.shape[len(modes) :]) if mirrored else after
 
     def _settle(
         self, rest: Array, modes: Shape, sweep: TruncatingSweep, energy: Numbers, opening: Columns | None
@@ -187,14 +187,6 @@ def is_certain(sweep: TruncatingSweep) -> bool:
 def expected_ranks(max_ranks: Ranks, full_ranks: Ranks) -> Ranks:
     """Guess the ranks to plan with where the data will decide: few, so that the first look is cheap."""
     return tuple(min(cap, math.isqrt(full)) for cap, full in zip(max_ranks, full_ranks, strict=True))
-
-
-def _renumbered(x: Array, axis: int, modes: Shape) -> Array:
-    """Return x (B, …) with its *axis*, numbered by the reverse of *modes*, numbered by *modes*."""
-    axes = list(range(int(x.ndim) - 1 + len(modes)))
-    axes[axis : axis + len(modes)] = axes[axis : axis + len(modes)][::-1]
-    split = _arrays.reshape(x, (*x.shape[:axis], *modes[::-1], *x.shape[axis + 1 :]))
-    return _arrays.reshape(_arrays.namespace(x).permute_dims(split, tuple(axes)), tuple(x.shape))
 
 
 def _is_capped(modes: Shape, rows: int, sweep: TruncatingSweep) -> bool:

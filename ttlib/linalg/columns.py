@@ -14,10 +14,10 @@ import numpy as np
 
 from ttlib import _arrays
 from ttlib._types import Array, Shape
-from ttlib.linalg import exact, gram, qr, sketch
+from ttlib.linalg import auto, exact, gram, qr, sketch
 from ttlib.linalg.eigen import leading_eigenpairs
 from ttlib.linalg.protocol import SVDDriver
-from ttlib.linalg.truncation import Cut, auto, truncated_svd
+from ttlib.linalg.truncation import Cut, truncated_svd
 from ttlib.linalg.truncation_rule import TruncationRule
 
 Numbers = np.ndarray[Any, Any]
@@ -97,10 +97,7 @@ class GramColumns:
 
     def reversed(self, modes: Shape) -> GramColumns:
         """See `Columns`."""
-        count, order = self.gram.shape[0], len(modes)
-        axes = (0, *range(order, 0, -1), *range(2 * order, order, -1))
-        gram = self.gram.reshape(count, *modes[::-1], *modes[::-1]).transpose(axes).reshape(self.gram.shape)
-        return replace(self, gram=gram)
+        return replace(self, gram=_arrays.renumbered(_arrays.renumbered(self.gram, 1, modes), 2, modes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,11 +138,7 @@ class FactorColumns:
 
     def reversed(self, modes: Shape) -> FactorColumns:
         """See `Columns`."""
-        count, order = self.factor.shape[0], len(modes)
-        axes = (0, *range(order, 0, -1), order + 1)
-        return replace(
-            self, factor=self.factor.reshape(count, *modes[::-1], -1).transpose(axes).reshape(self.factor.shape)
-        )
+        return replace(self, factor=_arrays.renumbered(self.factor, 1, modes))
 
 
 class Compression(Protocol):
@@ -228,7 +221,7 @@ def compressions(driver: SVDDriver, like: Array) -> tuple[Compression, ...]:
     """Return the compressions that stand for a driver, cheapest first; none for one that works on whole matrices."""
     if driver is qr.driver:
         return (ExactCompression(triangular=True),)
-    if driver not in (auto, gram.driver, sketch.driver):
+    if driver not in (auto.driver, gram.driver, sketch.driver):
         return ()
     return (
         GramCompression(True, float(np.finfo(np.float32).eps)),

@@ -17,7 +17,7 @@ import numpy as np
 
 from ttlib import _arrays
 from ttlib._types import Array, Shape
-from ttlib.linalg import exact, gram
+from ttlib.linalg import auto
 from ttlib.linalg.protocol import PartialSVD
 from ttlib.linalg.truncation_rule import TruncationRule
 
@@ -48,8 +48,7 @@ def driver(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
             return found
         width = min(2 * width, rule.max_rank + _OVERSAMPLING)
     reason = "a sketch would span too much of the matrix to pay; "
-    usual = gram.driver if gram.can_see(matrix, rule) else exact.driver
-    found = usual(matrix, rule)
+    found = auto.driver(matrix, rule)
     return replace(found, reason=reason + found.reason)
 
 
@@ -68,8 +67,7 @@ def _inside(matrix: Array, width: int, rule: TruncationRule) -> PartialSVD:
     inside = _arrays.adjoint(basis) @ matrix  # (…, l, n)
     residual = _energy_outside(matrix, basis, inside)
     left = TruncationRule(rule.max_rank, np.maximum(0.0, np.asarray(rule.budget) - residual))
-    usual = gram.driver if gram.can_see(inside, left) else exact.driver
-    found = usual(inside, left)
+    found = auto.driver(inside, left)
     rank = found.rank or left.rank(_arrays.to_numpy(found.values))
     return PartialSVD(
         basis @ found.basis[..., :rank],

@@ -11,9 +11,9 @@ from ttlib._arrays import adjoint, matrix_shape, to_numpy
 from ttlib._autograd import first_derivative_only, is_traced, stop_gradient
 from ttlib._types import Array, Driver, RanksLike
 from ttlib.errors import UnknownDriverError
-from ttlib.linalg import exact, gram, lapack, qr, sketch
+from ttlib.linalg import auto, exact, gram, lapack, qr, sketch
 from ttlib.linalg.gradient import follow
-from ttlib.linalg.protocol import PartialSVD, SVDDriver
+from ttlib.linalg.protocol import SVDDriver
 from ttlib.linalg.truncation_rule import TruncationRule
 
 
@@ -27,13 +27,8 @@ class TruncationOptions(TypedDict, total=False):
     driver: Driver | SVDDriver
 
 
-def auto(matrix: Array, rule: TruncationRule, /) -> PartialSVD:
-    """Take the Gram matrix where it may see what the rule discards, LAPACK or a QR first otherwise."""
-    return gram.driver(matrix, rule) if gram.can_see(matrix, rule) else exact.driver(matrix, rule)
-
-
 DRIVERS: dict[str, SVDDriver] = {
-    "auto": auto,
+    "auto": auto.driver,
     "lapack": lapack.driver,
     "qr": qr.driver,
     "gram": gram.driver,

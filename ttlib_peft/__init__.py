@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ttlib_peft.accounting import trainable_parameters
-from ttlib_peft.config import LorettaAdpConfig, LorettaRepConfig
 from ttlib_peft.convert import convert_to_lora, save_as_lora
+from ttlib_peft.methods.loretta_adp import LorettaAdpConfig
+from ttlib_peft.methods.loretta_rep import LorettaRepConfig
 from ttlib_peft.register import register_all
 from ttlib_peft.tt_linear import TTLinear, group_factors
 

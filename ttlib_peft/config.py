@@ -1,29 +1,31 @@
-"""Configurations of the LoRETTA methods; everything that can be wrong is refused here, before any allocation."""
+"""What the configurations of all methods share; everything that can be wrong is refused here, before any allocation."""
 
 from __future__ import annotations
 
+import copy
 import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from peft.config import PeftConfig
+from peft.utils.other import get_pattern_key
 
 from ttlib.errors import RankError, ShapeError
 from ttlib.ranks import expand_ranks
 from ttlib.shapes import check_integer, check_shape
 
 InitWeights = Literal["residual", "zero", "gaussian", "paper-mean"]
-NonLinearity = Literal["relu", "gelu", "silu", "tanh", "identity"]
-Placement = Literal["auto", "output", "input"]
 Bias = Literal["none", "all", "loretta_only"]
 
+# Rank of every bond, or the inner ranks one by one.
+TensorRank = int | list[int]
 # Shapes by matrix size, as in the paper's Table 10: {"768x64": [8, 8, 12, 8, 8], …}.
 ShapesBySize = dict[str, list[int]]
 
 
-class LorettaPeftType(enum.StrEnum):
+class TensorPeftType(enum.StrEnum):
     """The names under which PEFT knows these methods; strings, as PEFT's own PeftType are."""
 
     LORETTA_REP = "LORETTA_REP"
@@ -31,8 +33,8 @@ class LorettaPeftType(enum.StrEnum):
 
 
 @dataclass
-class LorettaConfig(PeftConfig):
-    """What both methods share.  Not used on its own.
+class TensorAdapterConfig(PeftConfig):
+    """What all methods share.  Not used on its own.
 
     Args:
         tensor_rank: rank of every bond, clipped to what the shape can carry; a list gives the inner ranks as they
@@ -41,6 +43,8 @@ class LorettaConfig(PeftConfig):
         tensor_shape: None for automatic (the fewest parameters; `ttlib.search_shapes`), one list of modes for
             all matrices, or a mapping from "ROWSxCOLS" to modes.  What was chosen is written back here, so that a
             saved adapter never depends on the search.
+        tensor_rank_pattern: other ranks for some modules, {"layer.3.query": 8, …}: keys as in PEFT's rank_pattern,
+            values an int, a list, or either for each matrix by its name, {"A": 8, "B": [5, 3, 2]}.
         init_weights: "residual" (the random start is subtracted, exactly), "zero" (last core zero, as LoRA's B),
             "gaussian" (random; changes the model's output), "paper-mean" (gaussian minus the mean of its
             reconstruction, the paper's literal text; changes the output too).  True is the measured default,
@@ -53,9 +57,15 @@ class LorettaConfig(PeftConfig):
             PEFT method.
     """
 
-    tensor_rank: int | list[int] = field(default=5, metadata={"help": "Rank of the bonds of each tensor train."})
+    # Settings that a pattern overrides under another name.
+    PATTERNS: ClassVar[dict[str, str]] = {}
+
+    tensor_rank: TensorRank = field(default=5, metadata={"help": "Rank of the bonds of each tensor train."})
     tensor_shape: list[int] | ShapesBySize | None = field(
         default=None, metadata={"help": "Modes of the tensor trains; None chooses them."}
+    )
+    tensor_rank_pattern: dict[str, TensorRank | dict[str, TensorRank]] = field(
+        default_factory=dict, metadata={"help": "Other ranks of bonds, by module name."}
     )
     init_weights: bool | InitWeights = field(default=True, metadata={"help": "How the cores start."})
     seed: int | None = field(default=None, metadata={"help": "Seed of the random start."})
@@ -87,25 +97,47 @@ class LorettaConfig(PeftConfig):
             msg = "layers_pattern needs layers_to_transform, which is None"
             raise ValueError(msg)
         self.init_weights = _init_scheme(self.init_weights)
-        self.dropout = _number(self.dropout, "dropout", low=0.0, below=1.0)
-        _one_of(self.bias, Bias, "bias")
+        self.dropout = number(self.dropout, "dropout", low=0.0, below=1.0)
+        one_of(self.bias, Bias, "bias")
         if not isinstance(self.group_factors, bool):
             msg = f"group_factors must be True or False, got {self.group_factors!r}"
             raise TypeError(msg)
         if self.seed is not None:
             check_integer(self.seed, name="seed", minimum=0)
-        self._check_tensor_rank()
+        self.tensor_rank = _tensor_rank(self.tensor_rank)
+        self.tensor_rank_pattern = {
+            name: {matrix: _tensor_rank(own) for matrix, own in rank.items()}
+            if isinstance(rank, Mapping)
+            else _tensor_rank(rank)
+            for name, rank in self.tensor_rank_pattern.items()
+        }
         self._check_tensor_shape()
 
-    def _check_tensor_rank(self) -> None:
-        if isinstance(self.tensor_rank, Sequence) and not isinstance(self.tensor_rank, str):
-            inner = [expand_ranks((2, 2), rank)[1] for rank in self.tensor_rank]
-            if not inner:
-                msg = "tensor_rank must be an int or a list of the inner ranks, got an empty list"
-                raise RankError(msg)
-            self.tensor_rank = inner
-        else:
-            self.tensor_rank = expand_ranks((2, 2), self.tensor_rank)[1]
+    def for_module(self, name: str) -> Self:
+        """Return the configuration of one module: *_pattern entries that match its name in place of the defaults."""
+        settled = {
+            setting.removesuffix("_pattern"): value
+            for setting, pattern in vars(self).items()
+            if setting.endswith("_pattern") and isinstance(pattern, Mapping) and pattern
+            for value in [pattern.get(get_pattern_key(list(pattern), name))]
+            if value is not None
+        }
+        if not settled:
+            return self
+        own = copy.copy(self)  # checked already, entry by entry
+        for setting, value in settled.items():
+            setattr(own, self.PATTERNS.get(setting, setting), value)
+        return own
+
+    def rank_of(self, matrix: str) -> TensorRank:
+        """Return the tensor rank of one matrix of a module by the matrix's name, on what `for_module` returned."""
+        ranks: Any = self.tensor_rank
+        if not isinstance(ranks, Mapping):
+            return ranks
+        if matrix not in ranks:
+            msg = f"tensor_rank_pattern gives ranks for {', '.join(map(repr, ranks))} but not for {matrix!r}; add it"
+            raise RankError(msg)
+        return ranks[matrix]
 
     def _check_tensor_shape(self) -> None:
         if isinstance(self.tensor_shape, Mapping):
@@ -117,59 +149,13 @@ class LorettaConfig(PeftConfig):
             self.tensor_shape = list(check_shape(self.tensor_shape))
 
 
-@dataclass
-class LorettaRepConfig(LorettaConfig):
-    """LoRETTA_rep: W' = W + alpha/r * A B with A (in, r) and B (r, out) tensor trains (Yang et al. 2024, 3.3).
-
-    >>> config = LorettaRepConfig(r=8, tensor_rank=5, alpha=16, target_modules=["query", "value"])
-    >>> config.init_weights
-    'residual'
-
-    Args:
-        r: the inner size of A B, as in LoRA.
-        alpha: the update is scaled by alpha / r.
-
-    For the rest see `LorettaConfig`.  Raises ValueError (also as RankError, ShapeError) for values that cannot be.
-    """
-
-    r: int = field(default=8, metadata={"help": "Inner size of the update A B."})
-    alpha: float = field(default=16, metadata={"help": "The update is scaled by alpha / r."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = LorettaPeftType.LORETTA_REP
-        self.r = check_integer(self.r, name="r")
-        _number(self.alpha, "alpha")
-
-
-@dataclass
-class LorettaAdpConfig(LorettaConfig):
-    """LoRETTA_adp: h' = h + scaling * up(act(down(h))) with tensor-train layers (Yang et al. 2024, 3.2).
-
-    >>> LorettaAdpConfig(bottleneck=64, tensor_rank=5, non_linearity="relu").placement
-    'auto'
-
-    Args:
-        bottleneck: size between the two layers.
-        non_linearity: "relu", "gelu", "silu", "tanh" or "identity".
-        scaling: factor on the adapter's output.
-        placement: "output" adapts what the target module returns, "input" what it is given; "auto" is "output".
-
-    For the rest see `LorettaConfig`.  Raises ValueError (also as RankError, ShapeError) for values that cannot be.
-    """
-
-    bottleneck: int = field(default=64, metadata={"help": "Size between the two tensor-train layers."})
-    non_linearity: NonLinearity = field(default="relu", metadata={"help": "Activation in between."})
-    scaling: float = field(default=1.0, metadata={"help": "Factor on the adapter's output."})
-    placement: Placement = field(default="auto", metadata={"help": "Before or after the target module."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = LorettaPeftType.LORETTA_ADP
-        self.bottleneck = check_integer(self.bottleneck, name="bottleneck")
-        _one_of(self.non_linearity, NonLinearity, "non_linearity")
-        _one_of(self.placement, Placement, "placement")
-        _number(self.scaling, "scaling")
+def _tensor_rank(rank: Any) -> TensorRank:
+    if isinstance(rank, Sequence) and not isinstance(rank, str):
+        if not rank:
+            msg = "tensor_rank must be an int or a list of the inner ranks, got an empty list"
+            raise RankError(msg)
+        return [expand_ranks((2, 2), own)[1] for own in rank]
+    return expand_ranks((2, 2), rank)[1]
 
 
 def parse_size(size: str) -> tuple[int, int]:
@@ -187,17 +173,19 @@ def _init_scheme(value: object) -> InitWeights:
         return "residual"
     if value is False:
         return "gaussian"
-    _one_of(value, InitWeights, "init_weights")
+    one_of(value, InitWeights, "init_weights")
     return value  # type: ignore[return-value]
 
 
-def _one_of(value: object, options: object, name: str) -> None:
+def one_of(value: object, options: object, name: str) -> None:
+    """Raise ValueError if *value* is not among the values of a Literal."""
     if value not in get_args(options):
         msg = f"{name} must be one of {', '.join(map(repr, get_args(options)))}, got {value!r}"
         raise ValueError(msg)
 
 
-def _number(value: object, name: str, *, low: float = -math.inf, below: float = math.inf) -> float:
+def number(value: object, name: str, *, low: float = -math.inf, below: float = math.inf) -> float:
+    """Return a finite number in [low, below) as a float, or raise ValueError."""
     if (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

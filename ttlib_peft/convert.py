@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ttlib_peft.atomic import write_tensors
-from ttlib_peft.config import LorettaConfig
-from ttlib_peft.layer import LorettaLayer
+from ttlib_peft.config import TensorAdapterConfig
+from ttlib_peft.layer import TensorAdapterLayer
 
 # Settings that select the same modules, train the same heads and describe the same task in a LoraConfig.
 _CARRIED_OVER = (
@@ -43,14 +43,14 @@ def convert_to_lora(model: PeftModel, adapter_name: str = "default") -> tuple[Lo
     of a weight.
     """
     config = getattr(model, "peft_config", {}).get(adapter_name)
-    if not isinstance(config, LorettaConfig):
+    if not isinstance(config, TensorAdapterConfig):
         known = {name: type(c).__name__ for name, c in getattr(model, "peft_config", {}).items()}
         msg = f"adapter {adapter_name!r} is not a LoRETTA_rep adapter of this model; it has {known or 'no adapters'}"
         raise TypeError(msg)
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, LorettaLayer) and adapter_name in layer.loretta_scaling
+        if isinstance(layer, TensorAdapterLayer) and adapter_name in layer.scaling
     }
     factors = {name: layer.delta_factors(adapter_name) for name, layer in layers.items()}
     rank = max(p.shape[1] for p, _ in factors.values())

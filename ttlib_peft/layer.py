@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttlib_peft.config import InitWeights, LorettaConfig
+from ttlib_peft.config import InitWeights, TensorAdapterConfig
 from ttlib_peft.tt_linear import TTLinear
 
 # The residual start scales the last core down: with all cores at full size the first steps move the update in every
@@ -23,7 +23,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 
 
-class LorettaLayer(nn.Module, BaseTunerLayer):
+class TensorAdapterLayer(nn.Module, BaseTunerLayer):
     """A frozen linear layer with one or more adapters.
 
     A method says how to build an adapter (`_build`) and what it does before (`_adapt_input`) or after
@@ -33,13 +33,13 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
     # The name PEFT shows in reports: "loretta_rep", "loretta_adp"
     method: str
     # PEFT looks for adapters under these attributes, which are dicts keyed by adapter name
-    other_param_names: tuple[str, ...] = ("loretta_dropout", "loretta_scaling", "_initial_scaling")
+    other_param_names: tuple[str, ...] = ("adapter_dropout", "scaling", "_initial_scaling")
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.loretta_dropout = nn.ModuleDict()
-        self.loretta_scaling: dict[str, float] = {}
+        self.adapter_dropout = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
         self._initial_scaling: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -48,16 +48,14 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
     def update_layer(
         self,
         adapter_name: str,
-        config: LorettaConfig,
+        config: TensorAdapterConfig,
         *,
         generator: np.random.Generator,
         inference_mode: bool = False,
     ) -> None:
         """Add an adapter, or make the one of that name anew."""
-        self.loretta_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
-        self.loretta_scaling[adapter_name] = self._initial_scaling[adapter_name] = self._build(
-            adapter_name, config, generator
-        )
+        self.adapter_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
+        self.scaling[adapter_name] = self._initial_scaling[adapter_name] = self._build(adapter_name, config, generator)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
@@ -70,7 +68,14 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
                 adapters[adapter_name].to(target)
 
     def _tt_linear(
-        self, rows: int, cols: int, config: LorettaConfig, generator: np.random.Generator, *, bias: bool
+        self,
+        rows: int,
+        cols: int,
+        config: TensorAdapterConfig,
+        generator: np.random.Generator,
+        *,
+        name: str,
+        bias: bool,
     ) -> TTLinear:
         """Make one tensor-train matrix with the paper's spread (entries of variance 1 / (rows + cols))."""
         device, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
@@ -78,7 +83,7 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
         return TTLinear(
             rows,
             cols,
-            tensor_rank=config.tensor_rank,
+            tensor_rank=config.rank_of(name),
             shape=shapes.get(f"{rows}x{cols}") if isinstance(shapes, dict) else shapes,
             bias=bias,
             std=(rows + cols) ** -0.5,
@@ -87,7 +92,7 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
             dtype=dtype if dtype is not None and dtype.is_floating_point else torch.float32,
         )
 
-    def _build(self, adapter_name: str, config: LorettaConfig, generator: np.random.Generator) -> float:
+    def _build(self, adapter_name: str, config: TensorAdapterConfig, generator: np.random.Generator) -> float:
         """Make the parameters of an adapter and return its scaling."""
         raise NotImplementedError
 
@@ -105,7 +110,7 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
-        active = [name for name in self.active_adapters if name in self.loretta_scaling]
+        active = [name for name in self.active_adapters if name in self.scaling]
         inputs = x
         for name in active:
             inputs = self._adapt_input(name, inputs)
@@ -116,7 +121,7 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
 
     def _drop(self, adapter_name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Apply dropout, in the dtype of the adapter; without dropout x stays as it is."""
-        dropout = self.loretta_dropout[adapter_name]
+        dropout = self.adapter_dropout[adapter_name]
         return dropout(self._cast_input_dtype(x, dtype)) if isinstance(dropout, nn.Dropout) else x
 
     def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
@@ -138,7 +143,7 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
         Always safe: the sum is checked before the weight is touched, so `safe_merge` changes nothing.
         """
         for name in check_adapters_to_merge(self, adapter_names):
-            if name in self.loretta_scaling:
+            if name in self.scaling:
                 self._add_to_weight(self.get_delta_weight(name), name)
                 self.merged_adapters.append(name)
 
@@ -150,7 +155,7 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
             return
         while self.merged_adapters:
             name = self.merged_adapters.pop()
-            if name in self.loretta_scaling:
+            if name in self.scaling:
                 self._add_to_weight(-self.get_delta_weight(name), name)
 
     def _add_to_weight(self, delta: Tensor, name: str) -> None:
@@ -168,21 +173,21 @@ class LorettaLayer(nn.Module, BaseTunerLayer):
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the scaling of one adapter to *scale* times its configured value."""
-        if adapter in self.loretta_scaling:
-            self.loretta_scaling[adapter] = scale * self._initial_scaling[adapter]
+        if adapter in self.scaling:
+            self.scaling[adapter] = scale * self._initial_scaling[adapter]
 
     def scale_layer(self, scale: float) -> None:
         """Multiply the scaling of the active adapters by *scale*."""
         for name in self.active_adapters:
-            if name in self.loretta_scaling:
-                self.loretta_scaling[name] *= scale
+            if name in self.scaling:
+                self.scaling[name] *= scale
 
     def unscale_layer(self, scale: float | None = None) -> None:
         """Divide the scaling of the active adapters by *scale*; None restores the configured one."""
         for name in self.active_adapters:
-            if name in self.loretta_scaling:
-                scaling = self._initial_scaling[name] if scale is None else self.loretta_scaling[name] / scale
-                self.loretta_scaling[name] = scaling
+            if name in self.scaling:
+                scaling = self._initial_scaling[name] if scale is None else self.scaling[name] / scale
+                self.scaling[name] = scaling
 
     def __repr__(self) -> str:
         return f"{self.method}.{super().__repr__()}"

@@ -11,10 +11,10 @@ from typing import Any
 
 from peft import mapping
 
-from ttlib_peft.config import LorettaAdpConfig, LorettaConfig, LorettaPeftType, LorettaRepConfig
-from ttlib_peft.methods.loretta_adp import LorettaAdpModel
-from ttlib_peft.methods.loretta_rep import LorettaRepModel
-from ttlib_peft.tuner import LorettaTuner
+from ttlib_peft.config import TensorAdapterConfig, TensorPeftType
+from ttlib_peft.methods.loretta_adp import LorettaAdpConfig, LorettaAdpModel
+from ttlib_peft.methods.loretta_rep import LorettaRepConfig, LorettaRepModel
+from ttlib_peft.tuner import TensorAdapterTuner
 
 # Annotated by PEFT as keyed by its own enum; any str-enum serves.
 _CONFIGS: dict[Any, Any] = mapping.PEFT_TYPE_TO_CONFIG_MAPPING
@@ -22,7 +22,7 @@ _TUNERS: dict[Any, Any] = mapping.PEFT_TYPE_TO_TUNER_MAPPING
 _PREFIXES: dict[Any, str] = mapping.PEFT_TYPE_TO_PREFIX_MAPPING
 
 
-def register(name: LorettaPeftType, config: type[LorettaConfig], tuner: type[LorettaTuner]) -> None:
+def register(name: TensorPeftType, config: type[TensorAdapterConfig], tuner: type[TensorAdapterTuner]) -> None:
     """Enter one method, or do nothing if it is there; never overwrite somebody else's.
 
     Raises KeyError when another package holds the name, for example PEFT itself in a later version.
@@ -41,5 +41,5 @@ def register(name: LorettaPeftType, config: type[LorettaConfig], tuner: type[Lor
 
 def register_all() -> None:
     """Enter both methods."""
-    register(LorettaPeftType.LORETTA_REP, LorettaRepConfig, LorettaRepModel)
-    register(LorettaPeftType.LORETTA_ADP, LorettaAdpConfig, LorettaAdpModel)
+    register(TensorPeftType.LORETTA_REP, LorettaRepConfig, LorettaRepModel)
+    register(TensorPeftType.LORETTA_ADP, LorettaAdpConfig, LorettaAdpModel)

@@ -12,26 +12,28 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from ttlib_peft.config import LorettaConfig
+from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.grouping import FactorGroup
-from ttlib_peft.layer import LorettaLayer
+from ttlib_peft.layer import TensorAdapterLayer
 from ttlib_peft.tt_linear import TTLinear
 
 
-class LorettaTuner(BaseTuner):
+class TensorAdapterTuner(BaseTuner):
     """Inject adapters into a model; a method only names its prefix, its layer and its default targets."""
 
     prefix: str
-    tuner_layer_cls: type[LorettaLayer]
+    tuner_layer_cls: type[TensorAdapterLayer]
     target_module_mapping: dict[str, Any]
 
-    def _prepare_adapter_config(self, peft_config: LorettaConfig, model_config: dict[str, Any]) -> LorettaConfig:
+    def _prepare_adapter_config(
+        self, peft_config: TensorAdapterConfig, model_config: dict[str, Any]
+    ) -> TensorAdapterConfig:
         peft_config = super()._prepare_adapter_config(peft_config, model_config)
         if peft_config.seed is None:
             peft_config.seed = int(torch.randint(2**31, ()))
         return peft_config
 
-    def _prepare_model(self, peft_config: LorettaConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: TensorAdapterConfig, model: nn.Module) -> None:
         # PEFT trains, saves, loads, switches and restores modules_to_save; norms need nothing else.
         if peft_config.train_norms:
             named = peft_config.modules_to_save or []
@@ -39,7 +41,7 @@ class LorettaTuner(BaseTuner):
 
     def _create_and_replace(  # type: ignore[override]  # the config is always ours
         self,
-        peft_config: LorettaConfig,
+        peft_config: TensorAdapterConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -51,13 +53,14 @@ class LorettaTuner(BaseTuner):
         entropy = np.random.SeedSequence(peft_config.seed, spawn_key=(zlib.crc32(current_key.encode()),))
         generator = np.random.default_rng(entropy)
         inference_mode = bool(peft_config.inference_mode)
+        own = peft_config.for_module(current_key)
         if isinstance(target, self.tuner_layer_cls):
             layer = target
-            layer.update_layer(adapter_name, peft_config, generator=generator, inference_mode=inference_mode)
+            layer.update_layer(adapter_name, own, generator=generator, inference_mode=inference_mode)
         else:
             layer = self.tuner_layer_cls(target)
             layer._active_adapter = adapter_name
-            layer.update_layer(adapter_name, peft_config, generator=generator, inference_mode=inference_mode)
+            layer.update_layer(adapter_name, own, generator=generator, inference_mode=inference_mode)
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)  # an additional adapter starts inactive
             self._replace_module(parent, target_name, layer, target)
@@ -84,7 +87,7 @@ def tt_modules(model: nn.Module, adapter_name: str) -> list[TTLinear]:
     return [
         module
         for layer in model.modules()
-        if isinstance(layer, LorettaLayer)
+        if isinstance(layer, TensorAdapterLayer)
         for name in layer.adapter_layer_names
         for key, module in getattr(layer, name).items()
         if key == adapter_name and isinstance(module, TTLinear)
@@ -121,7 +124,7 @@ def norm_names(model: nn.Module) -> list[str]:
     ]
 
 
-def _record_shapes(config: LorettaConfig, layer: LorettaLayer, adapter_name: str) -> None:
+def _record_shapes(config: TensorAdapterConfig, layer: TensorAdapterLayer, adapter_name: str) -> None:
     """Write the modes that were chosen into the config, by matrix size, so that loading never searches again."""
     if isinstance(config.tensor_shape, list):
         return  # one shape for all matrices: nothing was chosen, and the next matrix must fit it too

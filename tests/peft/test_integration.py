@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from tests.peft.tiny import bert, llama, shake, tokens
 from ttlib_peft import LorettaAdpConfig, LorettaRepConfig, trainable_parameters
-from ttlib_peft.config import LorettaPeftType
+from ttlib_peft.config import TensorPeftType
 from ttlib_peft.methods.loretta_rep import LorettaRepModel
 from ttlib_peft.register import register, register_all
 from ttlib_peft.tuner import norm_names
@@ -24,15 +24,15 @@ def test_importing_registers_and_registering_again_does_nothing():
     register_all()
     assert before == PEFT_TYPE_TO_CONFIG_MAPPING
     assert PEFT_TYPE_TO_CONFIG_MAPPING["LORETTA_REP"] is LorettaRepConfig
-    assert PEFT_TYPE_TO_CONFIG_MAPPING[LorettaPeftType.LORETTA_ADP] is LorettaAdpConfig
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[TensorPeftType.LORETTA_ADP] is LorettaAdpConfig
 
 
 def test_another_packages_method_is_never_overwritten():
     class Other(LorettaRepConfig):
         pass
 
-    with pytest.raises(KeyError, match="already has a method LORETTA_REP, from ttlib_peft.config"):
-        register(LorettaPeftType.LORETTA_REP, Other, LorettaRepModel)
+    with pytest.raises(KeyError, match="already has a method LORETTA_REP, from ttlib_peft.methods.loretta_rep"):
+        register(TensorPeftType.LORETTA_REP, Other, LorettaRepModel)
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)

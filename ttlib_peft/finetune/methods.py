@@ -8,8 +8,9 @@ from peft import LoraConfig, PeftConfig, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from ttlib_peft.config import LorettaAdpConfig, LorettaRepConfig
 from ttlib_peft.finetune.settings import FinetuneError, FinetuneSettings, Method
+from ttlib_peft.methods.loretta_adp import LorettaAdpConfig
+from ttlib_peft.methods.loretta_rep import LorettaRepConfig
 
 PEFT_METHODS: frozenset[Method] = frozenset({"loretta-rep", "loretta-adp", "lora"})
 

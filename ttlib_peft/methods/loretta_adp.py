@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ttlib.shapes import check_integer
 from ttlib_peft.assembly import Factors
 from ttlib_peft.bottleneck import Bottleneck, bottleneck
-from ttlib_peft.config import LorettaAdpConfig, LorettaConfig
-from ttlib_peft.layer import LorettaLayer, activation, start_at_zero
+from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, one_of
+from ttlib_peft.layer import TensorAdapterLayer, activation, start_at_zero
 from ttlib_peft.targets import ADP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear
-from ttlib_peft.tuner import LorettaTuner
+from ttlib_peft.tuner import TensorAdapterTuner
+
+NonLinearity = Literal["relu", "gelu", "silu", "tanh", "identity"]
+Placement = Literal["auto", "output", "input"]
 
 
-class LorettaAdpLinear(LorettaLayer):
+@dataclass
+class LorettaAdpConfig(TensorAdapterConfig):
+    """LoRETTA_adp: h' = h + scaling * up(act(down(h))) with tensor-train layers (Yang et al. 2024, 3.2).
+
+    >>> LorettaAdpConfig(bottleneck=64, tensor_rank=5, non_linearity="relu").placement
+    'auto'
+
+    Args:
+        bottleneck: size between the two layers.
+        non_linearity: "relu", "gelu", "silu", "tanh" or "identity".
+        scaling: factor on the adapter's output.
+        placement: "output" adapts what the target module returns, "input" what it is given; "auto" is "output".
+
+    For the rest see `TensorAdapterConfig`.  Raises ValueError (also as RankError, ShapeError) for impossible values.
+    """
+
+    bottleneck: int = field(default=64, metadata={"help": "Size between the two tensor-train layers."})
+    non_linearity: NonLinearity = field(default="relu", metadata={"help": "Activation in between."})
+    scaling: float = field(default=1.0, metadata={"help": "Factor on the adapter's output."})
+    placement: Placement = field(default="auto", metadata={"help": "Before or after the target module."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = TensorPeftType.LORETTA_ADP
+        self.bottleneck = check_integer(self.bottleneck, name="bottleneck")
+        one_of(self.non_linearity, NonLinearity, "non_linearity")
+        one_of(self.placement, Placement, "placement")
+        number(self.scaling, "scaling")
+
+
+class LorettaAdpLinear(TensorAdapterLayer):
     """h' = h + s (f(h) - f0(h)) with f(h) = up(act(down(h))), up and down tensor trains with dense biases.
 
     f0 is the adapter as it started where the start is kept ("residual"), else absent.
@@ -25,7 +60,7 @@ class LorettaAdpLinear(LorettaLayer):
 
     method = "loretta_adp"
     adapter_layer_names = ("loretta_adp_down", "loretta_adp_up")
-    other_param_names = (*LorettaLayer.other_param_names, "loretta_adp_act", "loretta_adp_placement")
+    other_param_names = (*TensorAdapterLayer.other_param_names, "loretta_adp_act", "loretta_adp_placement")
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
@@ -34,12 +69,12 @@ class LorettaAdpLinear(LorettaLayer):
         self.loretta_adp_act = nn.ModuleDict()
         self.loretta_adp_placement: dict[str, str] = {}
 
-    def _build(self, adapter_name: str, config: LorettaConfig, generator: np.random.Generator) -> float:
+    def _build(self, adapter_name: str, config: TensorAdapterConfig, generator: np.random.Generator) -> float:
         assert isinstance(config, LorettaAdpConfig)  # noqa: S101  # for the type checker
         placement = "input" if config.placement == "input" else "output"
         width = self.in_features if placement == "input" else self.out_features
-        down = self._tt_linear(width, config.bottleneck, config, generator, bias=True)
-        up = self._tt_linear(config.bottleneck, width, config, generator, bias=True)
+        down = self._tt_linear(width, config.bottleneck, config, generator, name="down", bias=True)
+        up = self._tt_linear(config.bottleneck, width, config, generator, name="up", bias=True)
         start_at_zero(down, up, config.init_weights)
         if config.init_weights == "paper-mean":
             with torch.no_grad():
@@ -63,13 +98,13 @@ class LorettaAdpLinear(LorettaLayer):
         layers = Bottleneck(self._factors(down), biases[0], self._factors(up), biases[1])
         x = self._drop(adapter_name, h, down.flat.dtype)
         activation = self.loretta_adp_act[adapter_name]
-        return bottleneck(x, h, layers, activation, scale=self.loretta_scaling[adapter_name])
+        return bottleneck(x, h, layers, activation, scale=self.scaling[adapter_name])
 
     def _factors(self, train: TTLinear) -> Factors:
         return train.keeper.factors((train,), training=self.training, offset=train.offset)
 
 
-class LorettaAdpModel(LorettaTuner):
+class LorettaAdpModel(TensorAdapterTuner):
     """A model with LoRETTA_adp adapters."""
 
     prefix = "loretta_adp_"

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttlib_peft.config import LorettaConfig, LorettaRepConfig
-from ttlib_peft.layer import LorettaLayer, start_at_zero
+from ttlib.shapes import check_integer
+from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number
+from ttlib_peft.layer import TensorAdapterLayer, start_at_zero
 from ttlib_peft.skinny_product import skinny_product
 from ttlib_peft.targets import REP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear, product_factors
-from ttlib_peft.tuner import LorettaTuner
+from ttlib_peft.tuner import TensorAdapterTuner
 
 
-class LorettaRepLinear(LorettaLayer):
+@dataclass
+class LorettaRepConfig(TensorAdapterConfig):
+    """LoRETTA_rep: W' = W + alpha/r * A B with A (in, r) and B (r, out) tensor trains (Yang et al. 2024, 3.3).
+
+    >>> config = LorettaRepConfig(r=8, tensor_rank=5, alpha=16, target_modules=["query", "value"])
+    >>> config.init_weights
+    'residual'
+
+    Args:
+        r: the inner size of A B, as in LoRA.
+        alpha: the update is scaled by alpha / r.
+        rank_pattern, alpha_pattern: other values for some modules, as in LoraConfig.
+
+    For the rest see `TensorAdapterConfig`.  Raises ValueError (also as RankError, ShapeError) for impossible values.
+    """
+
+    r: int = field(default=8, metadata={"help": "Inner size of the update A B."})
+    alpha: float = field(default=16, metadata={"help": "The update is scaled by alpha / r."})
+    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Other r, by module name."})
+    alpha_pattern: dict[str, float] = field(default_factory=dict, metadata={"help": "Other alpha, by module name."})
+
+    PATTERNS: ClassVar[dict[str, str]] = {"rank": "r"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = TensorPeftType.LORETTA_REP
+        self.r = check_integer(self.r, name="r")
+        number(self.alpha, "alpha")
+        self.rank_pattern = {name: check_integer(r, name="r") for name, r in self.rank_pattern.items()}
+        self.alpha_pattern = {name: number(alpha, "alpha") for name, alpha in self.alpha_pattern.items()}
+
+
+class LorettaRepLinear(TensorAdapterLayer):
     """y = x W + s x A B, with A (in, r) and B (r, out) tensor trains and s = alpha / r."""
 
     method = "loretta_rep"
@@ -27,10 +61,10 @@ class LorettaRepLinear(LorettaLayer):
         self.loretta_rep_A = nn.ModuleDict()
         self.loretta_rep_B = nn.ModuleDict()
 
-    def _build(self, adapter_name: str, config: LorettaConfig, generator: np.random.Generator) -> float:
+    def _build(self, adapter_name: str, config: TensorAdapterConfig, generator: np.random.Generator) -> float:
         assert isinstance(config, LorettaRepConfig)  # noqa: S101  # for the type checker
-        a = self._tt_linear(self.in_features, config.r, config, generator, bias=False)
-        b = self._tt_linear(config.r, self.out_features, config, generator, bias=False)
+        a = self._tt_linear(self.in_features, config.r, config, generator, name="A", bias=False)
+        b = self._tt_linear(config.r, self.out_features, config, generator, name="B", bias=False)
         start_at_zero(a, b, config.init_weights)
         if config.init_weights == "paper-mean":
             with torch.no_grad():
@@ -45,12 +79,12 @@ class LorettaRepLinear(LorettaLayer):
         a, b = self._trains(adapter_name)
         factors = a.keeper.factors((a, b), training=self.training, offset=b.offset)
         x = self._drop(adapter_name, x, factors.q.dtype)
-        return skinny_product(x, factors, base=result, scale=self.loretta_scaling[adapter_name], cast=True)
+        return skinny_product(x, factors, base=result, scale=self.scaling[adapter_name], cast=True)
 
     def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return P (in, k) and Q (k, out) with P Q = s (A B), minus its start where that is kept."""
         p, q = product_factors(*self._trains(adapter_name))
-        return p, q * self.loretta_scaling[adapter_name]
+        return p, q * self.scaling[adapter_name]
 
     def _trains(self, adapter_name: str) -> tuple[TTLinear, TTLinear]:
         a, b = self.loretta_rep_A[adapter_name], self.loretta_rep_B[adapter_name]
@@ -61,7 +95,7 @@ class LorettaRepLinear(LorettaLayer):
         return True
 
 
-class LorettaRepModel(LorettaTuner):
+class LorettaRepModel(TensorAdapterTuner):
     """A model with LoRETTA_rep adapters."""
 
     prefix = "loretta_rep_"

@@ -51,6 +51,9 @@ class TensorAdapterConfig(PeftConfig):
             False is "gaussian".
         seed: of the random start; None draws one from torch's generator.  Recorded here either way.
         train_norms: train all LayerNorm/RMSNorm modules too, as the paper does; they are saved with the adapter.
+        tensorize_modules: linear modules, by the end of their names, that are trained as tensor trains with a bias: a
+            pooler, the first layer of a classifier.  "gaussian" and "paper-mean" put the train in the place of the
+            dense weight, as the paper does, the other starts beside it.
         group_factors: contract the factors of all layers of one shape together in training, a few products a step
             in place of a few a layer.  The results are the same to rounding.
         target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save, bias: as for every
@@ -71,6 +74,9 @@ class TensorAdapterConfig(PeftConfig):
     seed: int | None = field(default=None, metadata={"help": "Seed of the random start."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter."})
     train_norms: bool = field(default=False, metadata={"help": "Train the normalisation layers too."})
+    tensorize_modules: list[str] | None = field(
+        default=None, metadata={"help": "Linear modules to train as tensor trains, by the end of their names."}
+    )
     group_factors: bool = field(default=True, metadata={"help": "Contract all layers of one shape together."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to adapt."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave alone."})

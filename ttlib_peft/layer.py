@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -17,6 +20,9 @@ from ttlib_peft.tt_linear import TTLinear
 # The residual start scales the last core down: with all cores at full size the first steps move the update in every
 # core at once, which acts like a learning rate several times higher.  Measured in docs/initialisation.md.
 RESIDUAL_DAMPING = 0.1
+
+# Layers whose weight is (in, out), as the update is; torch.nn.Linear has (out, in).
+_STORED_AS_IN_BY_OUT = (Conv1D, nn.Embedding)
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "identity": nn.Identity,
@@ -30,20 +36,24 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
     (`_adapt_output`) the frozen layer; one whose adapter is a matrix (`delta_factors`) can also be merged.
     """
 
+    in_features: int
+    out_features: int
     # The name PEFT shows in reports: "loretta_rep", "loretta_adp"
     method: str
     # PEFT looks for adapters under these attributes, which are dicts keyed by adapter name
     other_param_names: tuple[str, ...] = ("adapter_dropout", "scaling", "_initial_scaling")
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
         self.adapter_dropout = nn.ModuleDict()
         self.scaling: dict[str, float] = {}
         self._initial_scaling: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self.in_features, self.out_features = linear_size(self.get_base_layer())
+        sizes: Any = _get_in_out_features(self.get_base_layer())  # known: the tuner has looked at its type
+        self.in_features, self.out_features = sizes
 
     def update_layer(
         self,
@@ -102,22 +112,44 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
     def _adapt_output(self, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:  # noqa: ARG002
         return result
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the frozen layer with the active adapters around it."""
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """Run the frozen layer with the active adapters around it, or with one for each sample."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if self.disable_adapters or (self.merged and adapter_names is None):
             return self.base_layer(x, *args, **kwargs)
-        if self.merged:
-            return self.base_layer(x, *args, **kwargs)
-        active = [name for name in self.active_adapters if name in self.scaling]
+        applied = self._applied(x, adapter_names)
         inputs = x
-        for name in active:
-            inputs = self._adapt_input(name, inputs)
-        result = self.base_layer(inputs, *args, **kwargs)
-        for name in active:
-            result = self._adapt_output(name, x, result)
+        for name, rows in applied:
+            inputs = _on_rows(rows, partial(self._adapt_input, name), inputs)
+        result = self._run_base_layer(inputs, *args, **kwargs)
+        for name, rows in applied:
+            result = _on_rows(rows, partial(self._adapt_output, name), x, result)
         return result
+
+    def _run_base_layer(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        backend = self.quantization_backend
+        return result if backend is None else backend.maybe_clone_base_result(result)
+
+    def _applied(self, x: Tensor, adapter_names: list[str] | None) -> list[tuple[str, Tensor | None]]:
+        """Return the adapters that this layer has and the rows of the batch that each is for; None stands for all."""
+        if adapter_names is None:
+            return [(name, None) for name in self.active_adapters if name in self.scaling]
+        if self.merged:
+            msg = "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+            raise ValueError(msg)
+        if len(adapter_names) != len(x):
+            msg = (
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
+            )
+            raise ValueError(msg)
+        return [
+            (name, torch.tensor([row for row, own in enumerate(adapter_names) if own == name], device=x.device))
+            for name in dict.fromkeys(adapter_names)
+            if name in self.scaling
+        ]
 
     def _drop(self, adapter_name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Apply dropout, in the dtype of the adapter; without dropout x stays as it is."""
@@ -134,7 +166,23 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         p, q = self.delta_factors(adapter_name)
         wide = torch.promote_types(p.dtype, torch.float32)
         delta = p.to(wide) @ q.to(wide)  # (in, out)
-        return delta if isinstance(self.get_base_layer(), Conv1D) else delta.T
+        return delta if isinstance(self.get_base_layer(), _STORED_AS_IN_BY_OUT) else delta.T
+
+    @torch.no_grad()
+    def check_merge(self, adapter_names: list[str] | None = None) -> None:
+        """Raise what `merge` would raise, without changing anything and mostly without forming the update."""
+        wanted = self.active_adapters if adapter_names is None else adapter_names
+        names = [name for name in wanted if name in self.scaling and name not in self.merged_adapters]
+        if not names:
+            return
+        self._check_mergeable()
+        weight = self.get_base_weight()
+        bound = weight.abs().max()
+        for name in names:
+            p, q = self.delta_factors(name)
+            bound = bound + p.shape[1] * p.abs().max().to(bound) * q.abs().max().to(bound)
+        if not bound < torch.finfo(weight.dtype).max / 2:  # NaN is not less than anything
+            self._merged_weight(names)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
@@ -142,10 +190,11 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
 
         Always safe: the sum is checked before the weight is touched, so `safe_merge` changes nothing.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name in self.scaling:
-                self._add_to_weight(self.get_delta_weight(name), name)
-                self.merged_adapters.append(name)
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.scaling]
+        if names:
+            self._check_mergeable()
+            self.set_base_weight(self._merged_weight(names))
+            self.merged_adapters.extend(names)
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -153,23 +202,32 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            if name in self.scaling:
-                self._add_to_weight(-self.get_delta_weight(name), name)
+        self.set_base_weight(self._merged_weight([name for name in self.merged_adapters if name in self.scaling], -1))
+        self.merged_adapters.clear()
 
-    def _add_to_weight(self, delta: Tensor, name: str) -> None:
+    def _check_mergeable(self) -> None:
+        backend = self.quantization_backend
+        if backend is not None and not backend.supports_merge:
+            msg = f"a weight quantised with {backend.backend_name} cannot be merged into: load the model unquantised"
+            raise TypeError(msg)
+
+    def _merged_weight(self, names: list[str], sign: int = 1) -> Tensor:
+        """Return the frozen weight plus (or minus) the updates, checked."""
         weight = self.get_base_weight()
-        merged = (weight.to(delta.dtype) + delta.to(weight.device)).to(weight.dtype)
-        if not torch.isfinite(merged).all():
-            # The first sentence is the one PEFT's users and tests know.
-            msg = (
-                f"NaNs detected in the merged weights. The adapter {name} seems to be broken: "
-                f"{int((~torch.isfinite(merged)).sum())} of {merged.numel()} entries would be NaN or infinite; "
-                "the weight was left as it was"
-            )
-            raise ValueError(msg)
-        self.set_base_weight(merged)
+        merged = weight
+        for name in names:
+            delta = self.get_delta_weight(name).to(weight.device)
+            merged = merged.to(torch.promote_types(merged.dtype, delta.dtype)) + sign * delta
+            finite = torch.isfinite(merged.to(weight.dtype))
+            if not finite.all():
+                # The first sentence is the one PEFT's users and tests know.
+                msg = (
+                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken: "
+                    f"{int((~finite).sum())} of {merged.numel()} entries would be NaN or infinite; "
+                    "the weight was left as it was"
+                )
+                raise ValueError(msg)
+        return merged.to(weight.dtype)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the scaling of one adapter to *scale* times its configured value."""
@@ -189,16 +247,20 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
                 scaling = self._initial_scaling[name] if scale is None else self.scaling[name] / scale
                 self.scaling[name] = scaling
 
+    def extra_repr(self) -> str:
+        """Name the quantisation of the frozen layer, if there is one."""
+        return quantization_extra_repr(self)
+
     def __repr__(self) -> str:
         return f"{self.method}.{super().__repr__()}"
 
 
 def start_at_zero(first: TTLinear, last: TTLinear, scheme: bool | InitWeights) -> None:
-    """Apply the two starts that make an adapter of two matrices begin at exactly zero; other schemes need nothing."""
+    """Apply the two starts that make the product of matrices begin at exactly zero; other schemes need nothing."""
     if scheme == "residual":
         last.scale_last_core(RESIDUAL_DAMPING)
-        first.keep_start()
-        last.keep_start()
+        for train in {first, last}:
+            train.keep_start()
     elif scheme == "zero":
         last.scale_last_core(0.0)
 
@@ -208,12 +270,8 @@ def activation(name: str) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
-def linear_size(layer: nn.Module) -> tuple[int, int]:
-    """Return (in, out) of a supported frozen layer, or raise TypeError naming what is supported."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    if isinstance(layer, Conv1D):  # GPT-2's linear layer, whose weight is (in, out)
-        rows, cols = layer.weight.shape
-        return rows, cols
-    msg = f"cannot adapt a {type(layer).__name__}: only torch.nn.Linear and transformers' Conv1D are supported"
-    raise TypeError(msg)
+def _on_rows(rows: Tensor | None, adapt: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Return the last tensor with the rows replaced by what *adapt* makes of the tensors' rows."""
+    if rows is None:
+        return adapt(*tensors)
+    return tensors[-1].index_copy(0, rows, adapt(*[tensor[rows] for tensor in tensors]))

@@ -8,30 +8,43 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 # stays in step with the architectures PEFT learns.
 REP_TARGET_MODULES = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-# LoRETTA_adp follows "each attention and feed-forward sub-layer" (section 3.2): the last linear of both.
-_BERT_LIKE = ["output.dense"]  # attention.output.dense and output.dense
-_LLAMA_LIKE = ["o_proj", "down_proj"]
-_BART_LIKE = ["out_proj", "fc2"]
-_BLOOM_LIKE = ["self_attention.dense", "dense_4h_to_h"]
-_T5_LIKE = ["o", "wo"]
+# Families whose blocks name their layers alike: the last linear of the attention and of the feed-forward block, after
+# which LoRETTA_adp comes ("following each attention and feed-forward sub-layer", section 3.2), and the first linears of
+# the feed-forward block, before which it comes with placement="input".
+_FAMILIES: list[tuple[list[str], list[str], list[str]]] = [
+    (  # attention.output.dense and output.dense
+        ["bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "electra", "camembert", "deberta", "deberta-v2", "mpnet",
+         "layoutlm", "vit", "deit", "beit"],
+        ["output.dense"],
+        ["intermediate.dense"],
+    ),
+    (
+        ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "cohere",
+         "granite", "smollm3", "stablelm"],
+        ["o_proj", "down_proj"],
+        ["gate_proj", "up_proj"],
+    ),
+    (["phi3"], ["o_proj", "down_proj"], ["gate_up_proj"]),
+    (["starcoder2"], ["o_proj", "c_proj"], ["c_fc"]),
+    (["bart", "mbart", "opt", "whisper", "blenderbot", "pegasus", "marian"], ["out_proj", "fc2"], ["fc1"]),
+    (
+        ["bloom", "falcon", "RefinedWeb", "RefinedWebModel"],
+        ["self_attention.dense", "dense_4h_to_h"],
+        ["dense_h_to_4h"],
+    ),
+    (["t5", "mt5", "umt5"], ["o", "wo"], ["wi", "wi_0", "wi_1"]),
+    (["albert"], ["attention.dense", "ffn_output"], ["ffn"]),
+    (["distilbert"], ["out_lin", "lin2"], ["lin1"]),
+    (["gpt2"], ["attn.c_proj", "mlp.c_proj"], ["mlp.c_fc"]),
+    (["gpt_neox"], ["attention.dense", "dense_4h_to_h"], ["dense_h_to_4h"]),
+    (["gptj"], ["out_proj", "fc_out"], ["fc_in"]),
+    (["gpt_neo"], ["out_proj", "c_proj"], ["c_fc"]),
+    (["phi"], ["dense", "fc2"], ["fc1"]),
+]  # fmt: skip
 
 ADP_TARGET_MODULES: dict[str, list[str]] = {
-    **dict.fromkeys(
-        ["bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "electra", "camembert", "deberta", "deberta-v2",
-         "mpnet", "layoutlm", "vit", "deit", "beit"], _BERT_LIKE,
-    ),
-    **dict.fromkeys(
-        ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo", "olmo2",
-         "cohere", "granite", "smollm3", "stablelm", "starcoder2"], _LLAMA_LIKE,
-    ),
-    **dict.fromkeys(["bart", "mbart", "opt", "whisper", "blenderbot", "pegasus", "marian"], _BART_LIKE),
-    **dict.fromkeys(["bloom", "falcon", "RefinedWeb", "RefinedWebModel"], _BLOOM_LIKE),
-    **dict.fromkeys(["t5", "mt5", "umt5"], _T5_LIKE),
-    "albert": ["attention.dense", "ffn_output"],
-    "distilbert": ["out_lin", "lin2"],
-    "gpt2": ["attn.c_proj", "mlp.c_proj"],
-    "gpt_neox": ["attention.dense", "dense_4h_to_h"],
-    "gptj": ["out_proj", "fc_out"],
-    "gpt_neo": ["out_proj", "c_proj"],
-    "phi": ["dense", "fc2"],
-}  # fmt: skip
+    architecture: after for architectures, after, _ in _FAMILIES for architecture in architectures
+}
+ADP_INPUT_TARGET_MODULES: dict[str, list[str]] = {
+    architecture: before for architectures, _, before in _FAMILIES for architecture in architectures
+}

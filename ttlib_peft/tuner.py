@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import ModulesToSaveWrapper
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, onload_layer
+from peft.utils import ModulesToSaveWrapper, get_quantization_kwargs, resolve_quantization_backend
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
 
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.grouping import FactorGroup
 from ttlib_peft.layer import TensorAdapterLayer
+from ttlib_peft.mixed_batch import one_adapter_a_sample
+from ttlib_peft.tensorized import TensorizedLinear, is_tensorized, without_tensorized
 from ttlib_peft.tt_linear import TTLinear
 
 
@@ -22,8 +28,11 @@ class TensorAdapterTuner(BaseTuner):
     """Inject adapters into a model; a method only names its prefix, its layer and its default targets."""
 
     prefix: str
-    tuner_layer_cls: type[TensorAdapterLayer]
+    tuner_layer_cls = TensorAdapterLayer
     target_module_mapping: dict[str, Any]
+    # What stands around a linear layer, and around an embedding where the method can adapt one.
+    linear_layer_cls: type[TensorAdapterLayer]
+    embedding_layer_cls: type[TensorAdapterLayer] | None = None
 
     def _prepare_adapter_config(
         self, peft_config: TensorAdapterConfig, model_config: dict[str, Any]
@@ -38,6 +47,12 @@ class TensorAdapterTuner(BaseTuner):
         if peft_config.train_norms:
             named = peft_config.modules_to_save or []
             peft_config.modules_to_save = [*named, *(n for n in norm_names(model) if n not in named)]
+        names = [name for name, _ in model.named_modules()]
+        for suffix in peft_config.tensorize_modules or ():
+            if not any(f".{name}".endswith(f".{suffix}") for name in names):
+                msg = f"tensorize_modules names {suffix!r}, which is no module of this {type(model).__name__}"
+                raise ValueError(msg)
+        peft_config.modules_to_save = without_tensorized(model, peft_config)
 
     def _create_and_replace(  # type: ignore[override]  # the config is always ours
         self,
@@ -51,16 +66,16 @@ class TensorAdapterTuner(BaseTuner):
     ) -> None:
         # Seeded by the module's name: the start of a layer depends on nothing around it.
         entropy = np.random.SeedSequence(peft_config.seed, spawn_key=(zlib.crc32(current_key.encode()),))
-        generator = np.random.default_rng(entropy)
-        inference_mode = bool(peft_config.inference_mode)
-        own = peft_config.for_module(current_key)
-        if isinstance(target, self.tuner_layer_cls):
-            layer = target
-            layer.update_layer(adapter_name, own, generator=generator, inference_mode=inference_mode)
-        else:
-            layer = self.tuner_layer_cls(target)
+        layer = self._layer_for(target, current_key, peft_config)
+        if layer is not target:
             layer._active_adapter = adapter_name
-            layer.update_layer(adapter_name, own, generator=generator, inference_mode=inference_mode)
+        layer.update_layer(
+            adapter_name,
+            peft_config.for_module(current_key),
+            generator=np.random.default_rng(entropy),
+            inference_mode=bool(peft_config.inference_mode),
+        )
+        if layer is not target:
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(False)  # an additional adapter starts inactive
             self._replace_module(parent, target_name, layer, target)
@@ -68,6 +83,81 @@ class TensorAdapterTuner(BaseTuner):
         for train in tt_modules(layer, adapter_name):
             train.keeper.group = group
         _record_shapes(peft_config, layer, adapter_name)
+
+    def _layer_for(self, target: nn.Module, name: str, config: TensorAdapterConfig) -> TensorAdapterLayer:
+        """Return the layer to put an adapter into: the one that is there, or a new one around *target*."""
+        tensorized = is_tensorized(config, name)
+        if not isinstance(target, TensorAdapterLayer):
+            return self._new_layer(target, name, tensorized=tensorized)
+        if isinstance(target, TensorizedLinear) != tensorized:
+            msg = (
+                f"{name} is in the tensorize_modules of one adapter and in the target_modules of another, which one "
+                "layer cannot be; name it in the same setting for all adapters"
+            )
+            raise ValueError(msg)
+        return target
+
+    def _new_layer(self, target: nn.Module, name: str, *, tensorized: bool) -> TensorAdapterLayer:
+        frozen = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        backend = resolve_quantization_backend(frozen)
+        if tensorized and isinstance(frozen, nn.Linear):
+            return TensorizedLinear(target, prefix=self.prefix, **get_quantization_kwargs(self))
+        if isinstance(frozen, nn.Embedding) and self.embedding_layer_cls is not None and not tensorized:
+            return self.embedding_layer_cls(target)
+        supported = isinstance(frozen, (nn.Linear, Conv1D)) or (backend is not None and backend.layer_type == "linear")
+        if supported and not tensorized and not isinstance(frozen, NonDynamicallyQuantizableLinear):
+            return self.linear_layer_cls(target, **get_quantization_kwargs(self))
+        raise ValueError(self._unsupported(frozen, name, tensorized=tensorized))
+
+    def _unsupported(self, frozen: nn.Module, name: str, *, tensorized: bool) -> str:
+        if isinstance(frozen, NonDynamicallyQuantizableLinear):
+            return (
+                f"Target module {name} is not supported: torch.nn.MultiheadAttention reads its weight and never calls "
+                "it, so an adapter there would do nothing; leave it out with exclude_modules"
+            )
+        supported = "torch.nn.Linear" if tensorized else "torch.nn.Linear (also quantised), transformers' Conv1D"
+        if self.embedding_layer_cls is not None and not tensorized:
+            supported += ", torch.nn.Embedding"
+        return f"Target module {name} is not supported: it is a {type(frozen).__name__}, not one of {supported}"
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: TensorAdapterConfig, key: str) -> Any:
+        # before PEFT's rules, which leave out everything inside modules_to_save
+        return is_tensorized(peft_config, key) or BaseTuner._check_target_module_exists(peft_config, key)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        beams = kwargs.get("num_beams")
+        with one_adapter_a_sample(self.model, adapter_names, beams=beams if isinstance(beams, int) else 1):
+            yield
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge into every layer, or into none: all are checked before the first weight is touched."""
+        self._check_merge_allowed()
+        self._check_every_merge(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        if merge:
+            self._check_merge_allowed()
+            self._check_every_merge(adapter_names)
+        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+
+    def _check_every_merge(self, adapter_names: list[str] | None) -> None:
+        for module in self.model.modules():
+            if isinstance(module, TensorAdapterLayer):
+                with onload_layer(module):
+                    module.check_merge(adapter_names)
 
     @cached_property
     def _group(self) -> FactorGroup:

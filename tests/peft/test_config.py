@@ -109,5 +109,5 @@ def test_one_list_must_fit_every_module_not_only_the_first():
 
 
 def test_unsupported_modules_are_named():
-    with pytest.raises(TypeError, match="cannot adapt a Embedding: only torch.nn.Linear and transformers' Conv1D"):
-        get_peft_model(bert(), LorettaRepConfig(target_modules=["word_embeddings"]))
+    with pytest.raises(ValueError, match="LayerNorm is not supported: it is a LayerNorm, not one of torch.nn.Linear"):
+        get_peft_model(bert(), LorettaRepConfig(target_modules=["LayerNorm"]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn, Self, cast
 
 import numpy as np
 import torch
@@ -14,12 +16,13 @@ from ttlib_peft.assembly import Factors
 from ttlib_peft.bottleneck import Bottleneck, bottleneck
 from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, one_of
 from ttlib_peft.layer import TensorAdapterLayer, activation, start_at_zero
-from ttlib_peft.targets import ADP_TARGET_MODULES
+from ttlib_peft.targets import ADP_INPUT_TARGET_MODULES, ADP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear
 from ttlib_peft.tuner import TensorAdapterTuner
 
 NonLinearity = Literal["relu", "gelu", "silu", "tanh", "identity"]
 Placement = Literal["auto", "output", "input"]
+Side = Literal["output", "input"]
 
 
 @dataclass
@@ -33,7 +36,9 @@ class LorettaAdpConfig(TensorAdapterConfig):
         bottleneck: size between the two layers.
         non_linearity: "relu", "gelu", "silu", "tanh" or "identity".
         scaling: factor on the adapter's output.
-        placement: "output" adapts what the target module returns, "input" what it is given; "auto" is "output".
+        placement: "output" adapts what the target module returns, "input" what it is given; "auto" is "output".  A
+            mapping says it for each module by the end of its name, {"gate_proj": "input", "down_proj": "output"}, and
+            its names are the targets where `target_modules` is None.
 
     For the rest see `TensorAdapterConfig`.  Raises ValueError (also as RankError, ShapeError) for impossible values.
     """
@@ -41,15 +46,30 @@ class LorettaAdpConfig(TensorAdapterConfig):
     bottleneck: int = field(default=64, metadata={"help": "Size between the two tensor-train layers."})
     non_linearity: NonLinearity = field(default="relu", metadata={"help": "Activation in between."})
     scaling: float = field(default=1.0, metadata={"help": "Factor on the adapter's output."})
-    placement: Placement = field(default="auto", metadata={"help": "Before or after the target module."})
+    placement: Placement | dict[str, Side] = field(
+        default="auto", metadata={"help": "Before or after the target module."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TensorPeftType.LORETTA_ADP
         self.bottleneck = check_integer(self.bottleneck, name="bottleneck")
         one_of(self.non_linearity, NonLinearity, "non_linearity")
-        one_of(self.placement, Placement, "placement")
+        if isinstance(self.placement, Mapping):
+            for name, side in self.placement.items():
+                one_of(side, Side, f"placement of {name!r}")
+        else:
+            one_of(self.placement, Placement, "placement")
         number(self.scaling, "scaling")
+
+    def for_module(self, name: str) -> Self:
+        """Return the configuration of one module, with the side on which it is adapted."""
+        own = copy.copy(super().for_module(name))
+        if isinstance(self.placement, Mapping):
+            own.placement = next(
+                (side for suffix, side in self.placement.items() if f".{name}".endswith(f".{suffix}")), "output"
+            )
+        return own
 
 
 class LorettaAdpLinear(TensorAdapterLayer):
@@ -62,8 +82,8 @@ class LorettaAdpLinear(TensorAdapterLayer):
     adapter_layer_names = ("loretta_adp_down", "loretta_adp_up")
     other_param_names = (*TensorAdapterLayer.other_param_names, "loretta_adp_act", "loretta_adp_placement")
 
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__(base_layer)
+    def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
+        super().__init__(base_layer, **quantization)
         self.loretta_adp_down = nn.ModuleDict()
         self.loretta_adp_up = nn.ModuleDict()
         self.loretta_adp_act = nn.ModuleDict()
@@ -108,8 +128,19 @@ class LorettaAdpModel(TensorAdapterTuner):
     """A model with LoRETTA_adp adapters."""
 
     prefix = "loretta_adp_"
-    tuner_layer_cls = LorettaAdpLinear
+    linear_layer_cls = LorettaAdpLinear
     target_module_mapping = ADP_TARGET_MODULES
+
+    def _prepare_adapter_config(
+        self, peft_config: TensorAdapterConfig, model_config: dict[str, Any]
+    ) -> TensorAdapterConfig:
+        assert isinstance(peft_config, LorettaAdpConfig)  # noqa: S101  # for the type checker
+        if peft_config.target_modules is None and isinstance(peft_config.placement, Mapping):
+            peft_config.target_modules = set(peft_config.placement)  # type: ignore[assignment]  # as PEFT wants it
+        elif peft_config.target_modules is None and peft_config.placement == "input":
+            inputs = ADP_INPUT_TARGET_MODULES.get(model_config.get("model_type", ""))
+            peft_config.target_modules = None if inputs is None else set(inputs)  # type: ignore[assignment]
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     def _check_merge_allowed(self) -> NoReturn:
         # Refused for the whole model, before any layer is touched; unload() does not come here.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from ttlib.shapes import check_integer
 from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number
@@ -56,8 +57,8 @@ class LorettaRepLinear(TensorAdapterLayer):
     method = "loretta_rep"
     adapter_layer_names = ("loretta_rep_A", "loretta_rep_B")
 
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__(base_layer)
+    def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
+        super().__init__(base_layer, **quantization)
         self.loretta_rep_A = nn.ModuleDict()
         self.loretta_rep_B = nn.ModuleDict()
 
@@ -95,9 +96,24 @@ class LorettaRepLinear(TensorAdapterLayer):
         return True
 
 
+class LorettaRepEmbedding(LorettaRepLinear):
+    """y = W[i] + s A[i] B: the rows of A, (tokens, r), are looked up, not multiplied."""
+
+    def _adapt_output(self, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:
+        a, b = self._trains(adapter_name)
+        pt, q, _ = a.keeper.factors((a, b), training=self.training, offset=b.offset)
+        frozen = cast(nn.Embedding, self.get_base_layer())
+        rows = embedding(x, pt.t(), padding_idx=frozen.padding_idx)
+        dropped = self.adapter_dropout[adapter_name](rows)
+        y = dropped @ (q * self.scaling[adapter_name])
+        embed_scale = self._get_embed_scale()  # Gemma's embeddings are scaled after the lookup
+        return result + (y if embed_scale is None else y * embed_scale.to(y)).to(result.dtype)
+
+
 class LorettaRepModel(TensorAdapterTuner):
     """A model with LoRETTA_rep adapters."""
 
     prefix = "loretta_rep_"
-    tuner_layer_cls = LorettaRepLinear
+    linear_layer_cls = LorettaRepLinear
+    embedding_layer_cls = LorettaRepEmbedding
     target_module_mapping = REP_TARGET_MODULES

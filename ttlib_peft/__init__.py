@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ttlib_peft.accounting import trainable_parameters
 from ttlib_peft.convert import convert_to_lora, save_as_lora
+from ttlib_peft.explain import explain_targets
 from ttlib_peft.methods.loretta_adp import LorettaAdpConfig
 from ttlib_peft.methods.loretta_rep import LorettaRepConfig
 from ttlib_peft.register import register_all
@@ -16,6 +17,7 @@ __all__ = [
     "LorettaRepConfig",
     "TTLinear",
     "convert_to_lora",
+    "explain_targets",
     "group_factors",
     "save_as_lora",
     "trainable_parameters",

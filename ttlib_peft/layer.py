@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -85,18 +85,25 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         generator: np.random.Generator,
         *,
         name: str,
-        bias: bool,
+        bias: bool = False,
+        shape: Sequence[int] | None = None,
+        std: float | None = None,
     ) -> TTLinear:
-        """Make one tensor-train matrix with the paper's spread (entries of variance 1 / (rows + cols))."""
+        """Make one tensor-train matrix, by default with the paper's spread (entries of variance 1 / (rows + cols)).
+
+        *shape* stands in place of the configuration's `tensor_shape`.
+        """
         device, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
-        shapes = config.tensor_shape
+        if shape is None:
+            shapes = config.tensor_shape
+            shape = shapes.get(f"{rows}x{cols}") if isinstance(shapes, dict) else shapes
         return TTLinear(
             rows,
             cols,
             tensor_rank=config.rank_of(name),
-            shape=shapes.get(f"{rows}x{cols}") if isinstance(shapes, dict) else shapes,
+            shape=shape,
             bias=bias,
-            std=(rows + cols) ** -0.5,
+            std=(rows + cols) ** -0.5 if std is None else std,
             generator=generator,
             device=device,
             dtype=dtype if dtype is not None and dtype.is_floating_point else torch.float32,
@@ -151,6 +158,10 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
             if name in self.scaling
         ]
 
+    def role(self, adapter_name: str) -> str:  # noqa: ARG002
+        """Say in a word what an adapter is to this layer."""
+        return "update"
+
     def _drop(self, adapter_name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Apply dropout, in the dtype of the adapter; without dropout x stays as it is."""
         dropout = self.adapter_dropout[adapter_name]
@@ -160,6 +171,10 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         """Return P (in, k) and Q (k, out) with P Q the update of the weight as (in, out), scaling included."""
         msg = f"a {type(self).__name__} is not an update of the weight: it cannot be merged or exported to LoRA"
         raise NotImplementedError(msg)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002
+        """Tell whether the adapter is an update of the weight, which is of low rank then."""
+        return type(self).delta_factors is not TensorAdapterLayer.delta_factors
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return the update in the layout of the frozen weight, calculated in at least float32."""

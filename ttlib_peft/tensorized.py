@@ -48,6 +48,10 @@ class TensorizedLinear(TensorAdapterLayer):
         self.replaces[adapter_name] = config.init_weights in ("gaussian", "paper-mean")
         return 1.0
 
+    def role(self, adapter_name: str) -> str:
+        """Say whether the tensor train is there instead of the layer or beside it."""
+        return "instead" if self.replaces[adapter_name] else "beside"
+
     def train_of(self, adapter_name: str) -> TTLinear:
         """Return the tensor train of one adapter."""
         return cast(TTLinear, getattr(self, self.attribute)[adapter_name])

@@ -105,6 +105,10 @@ class LorettaAdpLinear(TensorAdapterLayer):
         self.loretta_adp_placement[adapter_name] = placement
         return config.scaling
 
+    def role(self, adapter_name: str) -> str:
+        """Say on which side of the layer the adapter stands."""
+        return {"input": "before", "output": "after"}[self.loretta_adp_placement[adapter_name]]
+
     def _adapt_input(self, adapter_name: str, x: Tensor) -> Tensor:
         return self._adapt(adapter_name, x) if self.loretta_adp_placement[adapter_name] == "input" else x
 

@@ -64,8 +64,8 @@ class LorettaRepLinear(TensorAdapterLayer):
 
     def _build(self, adapter_name: str, config: TensorAdapterConfig, generator: np.random.Generator) -> float:
         assert isinstance(config, LorettaRepConfig)  # noqa: S101  # for the type checker
-        a = self._tt_linear(self.in_features, config.r, config, generator, name="A", bias=False)
-        b = self._tt_linear(config.r, self.out_features, config, generator, name="B", bias=False)
+        a = self._tt_linear(self.in_features, config.r, config, generator, name="A")
+        b = self._tt_linear(config.r, self.out_features, config, generator, name="B")
         start_at_zero(a, b, config.init_weights)
         if config.init_weights == "paper-mean":
             with torch.no_grad():
@@ -90,10 +90,6 @@ class LorettaRepLinear(TensorAdapterLayer):
     def _trains(self, adapter_name: str) -> tuple[TTLinear, TTLinear]:
         a, b = self.loretta_rep_A[adapter_name], self.loretta_rep_B[adapter_name]
         return cast(TTLinear, a), cast(TTLinear, b)
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002
-        """Always: the update is exactly low-rank."""
-        return True
 
 
 class LorettaRepEmbedding(LorettaRepLinear):

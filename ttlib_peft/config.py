@@ -16,7 +16,7 @@ from ttlib.errors import RankError, ShapeError
 from ttlib.ranks import expand_ranks
 from ttlib.shapes import check_integer, check_shape
 
-InitWeights = Literal["residual", "zero", "gaussian", "paper-mean"]
+InitWeights = Literal["residual", "zero", "gaussian", "paper-mean", "spectral"]
 Bias = Literal["none", "all", "loretta_only"]
 
 # Rank of every bond, or the inner ranks one by one.
@@ -30,6 +30,8 @@ class TensorPeftType(enum.StrEnum):
 
     LORETTA_REP = "LORETTA_REP"
     LORETTA_ADP = "LORETTA_ADP"
+    TT_LORA = "TT_LORA"
+    META_TT = "META_TT"
 
 
 @dataclass
@@ -47,7 +49,8 @@ class TensorAdapterConfig(PeftConfig):
             values an int, a list, or either for each matrix by its name, {"A": 8, "B": [5, 3, 2]}.
         init_weights: "residual" (the random start is subtracted, exactly), "zero" (last core zero, as LoRA's B),
             "gaussian" (random; changes the model's output), "paper-mean" (gaussian minus the mean of its
-            reconstruction, the paper's literal text; changes the output too).  True is the measured default,
+            reconstruction, the paper's literal text; changes the output too), "spectral" (as "residual", from the
+            leading singular directions of the frozen weight in place of random ones).  True is the measured default,
             False is "gaussian".
         seed: of the random start; None draws one from torch's generator.  Recorded here either way.
         train_norms: train all LayerNorm/RMSNorm modules too, as the paper does; they are saved with the adapter.

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ttlib_peft.compat import BaseTunerLayer, quantization_extra_repr, resolve_quantization_backend
 from ttlib_peft.config import InitWeights, TensorAdapterConfig
 from ttlib_peft.tt_linear import TTLinear
 
@@ -172,6 +172,15 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         msg = f"a {type(self).__name__} is not an update of the weight: it cannot be merged or exported to LoRA"
         raise NotImplementedError(msg)
 
+    def _starts_from_weight(self, config: TensorAdapterConfig, train: TTLinear) -> bool:
+        """Tell whether to start from the frozen weight: not where cores are to be loaded or there are no numbers."""
+        return config.init_weights == "spectral" and not config.inference_mode and not train.flat.is_meta
+
+    def _dense_weight(self) -> Tensor:
+        """Return the frozen weight as (in, out)."""
+        weight = self.get_base_weight()
+        return weight if isinstance(self.get_base_layer(), _STORED_AS_IN_BY_OUT) else weight.T
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002
         """Tell whether the adapter is an update of the weight, which is of low rank then."""
         return type(self).delta_factors is not TensorAdapterLayer.delta_factors
@@ -272,7 +281,7 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
 
 def start_at_zero(first: TTLinear, last: TTLinear, scheme: bool | InitWeights) -> None:
     """Apply the two starts that make the product of matrices begin at exactly zero; other schemes need nothing."""
-    if scheme == "residual":
+    if scheme in ("residual", "spectral"):
         last.scale_last_core(RESIDUAL_DAMPING)
         for train in {first, last}:
             train.keep_start()

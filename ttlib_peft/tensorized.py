@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.layer import TensorAdapterLayer, start_at_zero
+from ttlib_peft.spectral_init import start_in
 from ttlib_peft.tt_linear import TTLinear
 
 
@@ -21,7 +22,7 @@ class TensorizedLinear(TensorAdapterLayer):
     """y = x TT + b in place of the frozen layer, or beside it: y = x W + c + x (TT - TT0) + b.
 
     With a start that changes the model's output ("gaussian", "paper-mean") the tensor train replaces the layer, as in
-    the paper.  With one that does not ("residual", "zero") the layer stays and the tensor train is added to it.
+    the paper.  With one that does not ("residual", "zero", "spectral") the layer stays and the train is added.
     Either way switching the adapter off or unloading it gives the dense layer back.
     """
 
@@ -41,6 +42,8 @@ class TensorizedLinear(TensorAdapterLayer):
         train = self._tt_linear(
             self.in_features, self.out_features, config, generator, name="tensorized", bias=has_bias
         )
+        if self._starts_from_weight(config, train):
+            start_in(train, self._dense_weight())
         start_at_zero(train, train, config.init_weights)
         if config.init_weights == "paper-mean":
             train.offset = train.to_dense().mean().detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, onload_layer
-from peft.utils import ModulesToSaveWrapper, get_quantization_kwargs, resolve_quantization_backend
+from peft.tuners.tuners_utils import BaseTunerLayer, onload_layer
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import get_pattern_key
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
+from ttlib_peft.compat import BaseTuner, get_quantization_kwargs, resolve_quantization_backend
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.grouping import FactorGroup
 from ttlib_peft.layer import TensorAdapterLayer
@@ -83,6 +86,20 @@ class TensorAdapterTuner(BaseTuner):
         for train in tt_modules(layer, adapter_name):
             train.keeper.group = group
         _record_shapes(peft_config, layer, adapter_name)
+
+    def _post_injection_hook(self, model: nn.Module, config: TensorAdapterConfig, adapter_name: str) -> None:
+        super()._post_injection_hook(model, config, adapter_name)
+        # PEFT itself says this of rank_pattern and alpha_pattern
+        layers = [name for name, module in model.named_modules() if isinstance(module, TensorAdapterLayer)]
+        unused = {*config.tensor_rank_pattern} - {
+            get_pattern_key([*config.tensor_rank_pattern], name) for name in layers
+        }
+        if unused:
+            warnings.warn(
+                f"The following tensor_rank_pattern keys did not match any targeted module and were ignored: {unused}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _layer_for(self, target: nn.Module, name: str, config: TensorAdapterConfig) -> TensorAdapterLayer:
         """Return the layer to put an adapter into: the one that is there, or a new one around *target*."""

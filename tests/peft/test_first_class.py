@@ -138,7 +138,7 @@ def test_several_adapters_merge_together_and_apart():
 # --- embeddings
 
 
-@pytest.mark.parametrize("scheme", ["residual", "zero", "gaussian", "paper-mean"])
+@pytest.mark.parametrize("scheme", ["residual", "zero", "gaussian", "paper-mean", "spectral"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_embeddings_are_adapted_merged_and_saved(scheme, dtype, tmp_path):
     def build():
@@ -147,7 +147,7 @@ def test_embeddings_are_adapted_merged_and_saved(scheme, dtype, tmp_path):
     config = LorettaRepConfig(target_modules=["word_embeddings"], init_weights=scheme, r=4, tensor_rank=3)
     model = get_peft_model(build(), config).eval()
     starts_there = torch.equal(model(tokens()).logits, build()(tokens()).logits)
-    assert starts_there == (scheme in ("residual", "zero"))
+    assert starts_there == (scheme in ("residual", "zero", "spectral"))
     shake(model)
     layer = model.base_model.model.bert.embeddings.word_embeddings
     assert type(layer).__name__ == "LorettaRepEmbedding"
@@ -161,7 +161,7 @@ def test_embeddings_are_adapted_merged_and_saved(scheme, dtype, tmp_path):
         torch.testing.assert_close(model.merge_and_unload()(tokens()).logits, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("scheme", ["residual", "zero", "gaussian", "paper-mean"])
+@pytest.mark.parametrize("scheme", ["residual", "zero", "gaussian", "paper-mean", "spectral"])
 def test_an_embeddings_gradients_are_those_of_the_dense_table(scheme):
     torch.manual_seed(0)
     base = nn.Sequential(nn.Embedding(30, 12)).double()
@@ -182,21 +182,21 @@ def test_an_embeddings_gradients_are_those_of_the_dense_table(scheme):
 # --- heads and poolers as tensor trains
 
 
-@pytest.mark.parametrize("scheme", ["residual", "zero", "gaussian", "paper-mean"])
+@pytest.mark.parametrize("scheme", ["residual", "zero", "gaussian", "paper-mean", "spectral"])
 def test_a_tensorised_pooler_starts_as_it_says_and_is_restored(config_class, scheme, tmp_path):
     config = config_class(
         task_type="SEQ_CLS", tensorize_modules=["pooler.dense"], init_weights=scheme, train_norms=True
     )
     model = get_peft_model(bert(), config).eval()
     before = bert()(tokens()).logits
-    assert torch.equal(model(tokens()).logits, before) == (scheme in ("residual", "zero"))
+    assert torch.equal(model(tokens()).logits, before) == (scheme in ("residual", "zero", "spectral"))
     layer = model.base_model.model.bert.pooler.dense
     assert type(layer).__name__ == "TensorizedLinear"
     shake(model)
     train = layer.train_of("default")
     x = torch.randn(5, 48)
     expected = x @ train.to_dense() + train.bias
-    if scheme in ("residual", "zero"):
+    if scheme in ("residual", "zero", "spectral"):
         expected = expected + layer.base_layer(x)
     torch.testing.assert_close(layer(x), expected)
     trained = model(tokens()).logits
@@ -324,6 +324,11 @@ def test_ranks_by_module_and_by_matrix():
     assert encoder.layer[0].attention.self.value.scaling["default"] == 32 / 8
 
 
+def test_ranks_for_modules_that_are_not_adapted_are_warned_about():
+    with pytest.warns(RuntimeWarning, match="tensor_rank_pattern keys did not match any targeted module .* {'key'}"):
+        get_peft_model(bert(), LorettaRepConfig(tensor_rank_pattern={"key": 2, "query": 3}))
+
+
 def test_what_an_adapter_could_not_reach_is_refused():
     attention = nn.MultiheadAttention(8, 2)
     with pytest.raises(ValueError, match="out_proj is not supported: torch.nn.MultiheadAttention reads its weight"):
@@ -370,3 +375,28 @@ def test_trained_biases_are_saved(config_class, bias, tmp_path):
     expected = shake(model).eval()(tokens()).logits
     model.save_pretrained(tmp_path)
     assert torch.equal(PeftModel.from_pretrained(bert(), tmp_path)(tokens()).logits, expected)
+
+
+# --- the spectral start
+
+
+@pytest.mark.parametrize("builder", [bert, gpt2])
+def test_the_spectral_start_lies_in_the_leading_directions_of_the_frozen_weight(builder):
+    targets = ["query"] if builder is bert else ["attn.c_attn"]
+    config = LorettaRepConfig(r=4, tensor_rank=1000, init_weights="spectral", target_modules=targets)
+    model = get_peft_model(builder(), config)
+    layer = next(module for module in model.modules() if hasattr(module, "loretta_rep_A"))
+    weight = layer.base_layer.weight.T if builder is bert else layer.base_layer.weight  # (in, out)
+    left, _, right = torch.linalg.svd(weight, full_matrices=False)
+    a, b = layer.loretta_rep_A["default"], layer.loretta_rep_B["default"]
+    dense_a, dense_b = (_without_start(train) for train in (a, b))
+    torch.testing.assert_close(left[:, :4] @ (left[:, :4].T @ dense_a), dense_a, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close((dense_b @ right[:4].T) @ right[:4], dense_b, atol=1e-5, rtol=1e-4)
+    assert not layer.get_delta_weight("default").any()
+
+
+def _without_start(train):
+    kept, train.initial = train.initial, None
+    dense = train.to_dense().detach()
+    train.initial = kept
+    return dense

@@ -12,7 +12,7 @@ from ttlib_peft import LorettaAdpConfig, LorettaRepConfig
 
 METHODS = {"rep": LorettaRepConfig, "adp": LorettaAdpConfig}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SCHEMES = ["residual", "zero", "gaussian", "paper-mean"]
+SCHEMES = ["residual", "zero", "gaussian", "paper-mean", "spectral"]
 
 
 @pytest.fixture(params=MODELS)
@@ -34,7 +34,7 @@ def test_the_start_is_exact_and_every_core_has_a_gradient(make, config_class, sc
     before = base(tokens()).logits.detach().clone()
     model = get_peft_model(base, config_class(init_weights=scheme, task_type=make.task)).eval()
     after = model(tokens()).logits
-    assert torch.equal(before, after) == (scheme in ("residual", "zero"))
+    assert torch.equal(before, after) == (scheme in ("residual", "zero", "spectral"))
     (after.float() * torch.randn(after.shape)).sum().backward()
     for name, parameter in model.named_parameters():
         if "loretta" in name and name.endswith("flat"):
@@ -68,7 +68,7 @@ def test_every_trained_tensor_is_in_the_file(config_class, scheme, tmp_path):
         key = name.replace(".modules_to_save.default", "").replace(".default", "")
         assert torch.equal(saved[key], parameter), name
     starts = [name for name in saved if name.endswith("initial")]
-    assert bool(starts) == (scheme == "residual")
+    assert bool(starts) == (scheme in ("residual", "spectral"))
 
 
 def test_a_float32_adapter_loads_losslessly_into_a_bfloat16_model(make, config_class, tmp_path):

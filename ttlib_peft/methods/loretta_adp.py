@@ -16,6 +16,7 @@ from ttlib_peft.assembly import Factors
 from ttlib_peft.bottleneck import Bottleneck, bottleneck
 from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, one_of
 from ttlib_peft.layer import TensorAdapterLayer, activation, start_at_zero
+from ttlib_peft.spectral_init import leading_directions, start_in
 from ttlib_peft.targets import ADP_INPUT_TARGET_MODULES, ADP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear
 from ttlib_peft.tuner import TensorAdapterTuner
@@ -95,6 +96,12 @@ class LorettaAdpLinear(TensorAdapterLayer):
         width = self.in_features if placement == "input" else self.out_features
         down = self._tt_linear(width, config.bottleneck, config, generator, name="down", bias=True)
         up = self._tt_linear(config.bottleneck, width, config, generator, name="up", bias=True)
+        if self._starts_from_weight(config, down):
+            # the directions in which what the layer is given, or gives, weighs most
+            left, right = leading_directions(self._dense_weight(), config.bottleneck)
+            read = left if placement == "input" else right.T
+            start_in(down, read)
+            start_in(up, read.T)
         start_at_zero(down, up, config.init_weights)
         if config.init_weights == "paper-mean":
             with torch.no_grad():

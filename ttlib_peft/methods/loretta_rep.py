@@ -14,6 +14,7 @@ from ttlib.shapes import check_integer
 from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number
 from ttlib_peft.layer import TensorAdapterLayer, start_at_zero
 from ttlib_peft.skinny_product import skinny_product
+from ttlib_peft.spectral_init import leading_directions, start_in
 from ttlib_peft.targets import REP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear, product_factors
 from ttlib_peft.tuner import TensorAdapterTuner
@@ -66,6 +67,10 @@ class LorettaRepLinear(TensorAdapterLayer):
         assert isinstance(config, LorettaRepConfig)  # noqa: S101  # for the type checker
         a = self._tt_linear(self.in_features, config.r, config, generator, name="A")
         b = self._tt_linear(config.r, self.out_features, config, generator, name="B")
+        if self._starts_from_weight(config, a):
+            left, right = leading_directions(self._dense_weight(), config.r)
+            start_in(a, left)
+            start_in(b, right)
         start_at_zero(a, b, config.init_weights)
         if config.init_weights == "paper-mean":
             with torch.no_grad():

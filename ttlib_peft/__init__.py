@@ -7,6 +7,8 @@ from ttlib_peft.convert import convert_to_lora, save_as_lora
 from ttlib_peft.explain import explain_targets
 from ttlib_peft.methods.loretta_adp import LorettaAdpConfig
 from ttlib_peft.methods.loretta_rep import LorettaRepConfig
+from ttlib_peft.methods.meta_tt import MetaTTConfig
+from ttlib_peft.methods.tt_lora import TtLoraConfig
 from ttlib_peft.register import register_all
 from ttlib_peft.tt_linear import TTLinear, group_factors
 
@@ -15,7 +17,9 @@ register_all()
 __all__ = [
     "LorettaAdpConfig",
     "LorettaRepConfig",
+    "MetaTTConfig",
     "TTLinear",
+    "TtLoraConfig",
     "convert_to_lora",
     "explain_targets",
     "group_factors",

@@ -13,41 +13,42 @@ from typing import TYPE_CHECKING, Any
 import peft
 from peft import PeftType
 from peft.config import PeftConfig
-from peft.tuners import tuners_utils
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 __all__ = [
     "BaseTuner",
     "BaseTunerLayer",
     "get_quantization_kwargs",
-    "list_as_peft_types",
+    "list_as_peft_type",
     "quantization_extra_repr",
     "resolve_quantization_backend",
 ]
 
-_ASKS_TUNERS = hasattr(tuners_utils.BaseTuner, "_get_adapter_state_dict")  # 0.21
-_HAS_BACKENDS = hasattr(tuners_utils.BaseTunerLayer, "get_base_weight")  # 0.20
+_ASKS_TUNERS = hasattr(BaseTuner, "_get_adapter_state_dict")  # 0.21
+_HAS_BACKENDS = hasattr(BaseTunerLayer, "get_base_weight")  # 0.20
 
 
-def list_as_peft_types(names: type[StrEnum]) -> None:
-    """Have ``list(PeftType)`` hold our methods too, where PEFT asks it before saving an adapter (0.19 and 0.20).
+def list_as_peft_type(name: StrEnum) -> None:
+    """Have ``list(PeftType)`` hold a method of ours too, where PEFT asks it before saving an adapter (0.19 and 0.20).
 
     The members, the tables and the attributes of PEFT's enum stay as they are: its class becomes a subclass of its
-    class that iterates over our names after PEFT's.  Does nothing where PEFT asks the tuner, and nothing twice.
+    class that iterates over our name after PEFT's.  Does nothing where PEFT asks the tuner, and nothing twice.
     """
-    if _ASKS_TUNERS or set(names) <= set(PeftType):
+    listed: list[Any] = list(PeftType)
+    if _ASKS_TUNERS or name in listed:
         return
-    listing: Any = type(PeftType)  # not EnumType: another package may have been here
+    listing: Any = type(PeftType)  # not EnumType: somebody has been here, if only we with another name
 
-    class _ListsOurMethods(listing):
+    class _ListsOneMore(listing):
         def __iter__(cls) -> Any:  # noqa: N805  # a metaclass
             yield from super().__iter__()
-            yield from names
+            yield name
 
-    PeftType.__class__ = _ListsOurMethods  # type: ignore[assignment]
+    PeftType.__class__ = _ListsOneMore  # type: ignore[method-assign]
 
 
-class _BaseTunerBefore021(tuners_utils.BaseTuner):
+class _BaseTunerBefore021(BaseTuner):
     """Refuses what would be trained and then not saved."""
 
     def _check_new_adapter_config(self, config: PeftConfig) -> None:
@@ -75,15 +76,15 @@ class _QuantizedBefore020:
         return x.clone()  # what bitsandbytes returns may be a view that autograd cannot add to
 
 
-class _BaseTunerLayerBefore020(tuners_utils.BaseTunerLayer):
+class _BaseTunerLayerBefore020(BaseTunerLayer):
     """Reaches the weight of the base layer."""
 
     quantization_backend: Any = None
 
     def get_base_weight(self) -> Tensor:
         """Return the weight of the base layer."""
-        weight: Tensor = self.get_base_layer().weight.data
-        return weight
+        layer: Any = self.get_base_layer()
+        return layer.weight.data
 
     def set_base_weight(self, weight_data: Tensor) -> None:
         """Put another tensor in the place of the weight of the base layer."""
@@ -93,7 +94,11 @@ class _BaseTunerLayerBefore020(tuners_utils.BaseTunerLayer):
 def _quantized_before_020(base_layer: nn.Module, **_: Any) -> _QuantizedBefore020 | None:
     weight = getattr(base_layer, "weight", None)
     # Quantised weights are integers, tensors of another package's class, or called something else than weight
-    plain = isinstance(weight, Tensor) and weight.is_floating_point() and type(weight).__module__.startswith("torch.")
+    plain = (
+        isinstance(weight, Tensor)
+        and weight.is_floating_point()
+        and type(weight).__module__.partition(".")[0] == "torch"
+    )
     return None if plain or not hasattr(base_layer, "in_features") else _QuantizedBefore020(base_layer)
 
 
@@ -108,15 +113,11 @@ def _no_kwargs_before_020(model: nn.Module) -> dict[str, Any]:  # noqa: ARG001
 
 if TYPE_CHECKING or _HAS_BACKENDS:
     from peft.utils import get_quantization_kwargs, quantization_extra_repr, resolve_quantization_backend
-
-    BaseTunerLayer = tuners_utils.BaseTunerLayer
 else:
     BaseTunerLayer = _BaseTunerLayerBefore020
     get_quantization_kwargs = _no_kwargs_before_020
     quantization_extra_repr = _extra_repr_before_020
     resolve_quantization_backend = _quantized_before_020
 
-if TYPE_CHECKING or _ASKS_TUNERS:
-    BaseTuner = tuners_utils.BaseTuner
-else:
+if not TYPE_CHECKING and not _ASKS_TUNERS:
     BaseTuner = _BaseTunerBefore021

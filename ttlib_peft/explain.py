@@ -107,8 +107,8 @@ def _group(pattern: str, names: Sequence[str], layer: TensorAdapterLayer) -> Tar
         role=layer.role(_ADAPTER),
         trains=tuple((train.tensor_shape, train.ranks, train.split) for train in trains),
         parameters=sum(parameter.numel() for train in trains for parameter in train.parameters()),
-        matrix_rank=min(min(train.ranks[train.split], _nominal(train)) for train in trains),
-        nominal_rank=min(_nominal(train) for train in trains),
+        matrix_rank=min((min(train.ranks[train.split], _nominal(train)) for train in trains), default=0),
+        nominal_rank=min((_nominal(train) for train in trains), default=0),
     )
 
 
@@ -119,6 +119,10 @@ def _nominal(train: TTLinear) -> int:
 def _rows(group: TargetGroup) -> list[tuple[str, ...]]:
     capped = f" (of {group.nominal_rank})" if group.matrix_rank < group.nominal_rank else ""
     rank = f"{group.matrix_rank}{capped}"
+    if not group.trains:  # those of MetaTT live in the first layer of their size
+        return [
+            (group.pattern, str(len(group.modules)), "{} x {}".format(*group.sizes), group.role, "shared", "", "0", "")
+        ]
     rows: list[tuple[str, ...]] = []
     for index, (shape, ranks, split) in enumerate(group.trains):
         modes = f"{_spaced(shape[:split])} | {_spaced(shape[split:])}"

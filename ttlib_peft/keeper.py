@@ -36,6 +36,10 @@ class FactorKeeper:
         sources = sources_of(trains)
         if not is_ordinary() or not all(type(flat) in (nn.Parameter, Tensor) for flat in sources.flats):
             return with_offset(plain_factors(*sources), offset)
+        if any("_is_fsdp_managed_module" in getattr(train, "__dict__", ()) for train in trains):
+            # FSDP refills parameters without counting a version, and reduces a unit's gradients when its own
+            # backward ends: nothing may be kept, or shared with another unit
+            return with_offset(self._contract(sources), offset)
         moving = any(flat.requires_grad for flat in sources.flats)
         if not moving or not (training or torch.is_grad_enabled()):
             return self._constant(sources, offset)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from peft.tuners.tuners_utils import _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 from transformers.pytorch_utils import Conv1D
 
 from ttlib_peft.compat import BaseTunerLayer, quantization_extra_repr, resolve_quantization_backend
@@ -41,13 +42,13 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
     # The name PEFT shows in reports: "loretta_rep", "loretta_adp"
     method: str
     # PEFT looks for adapters under these attributes, which are dicts keyed by adapter name
-    other_param_names: tuple[str, ...] = ("adapter_dropout", "scaling", "_initial_scaling")
+    other_param_names: tuple[str, ...] = ("dropout", "scaling", "_initial_scaling")
 
     def __init__(self, base_layer: nn.Module, **quantization: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
-        self.adapter_dropout = nn.ModuleDict()
+        self.dropout: dict[str, float] = {}
         self.scaling: dict[str, float] = {}
         self._initial_scaling: dict[str, float] = {}
         self._disable_adapters = False
@@ -64,7 +65,7 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         inference_mode: bool = False,
     ) -> None:
         """Add an adapter, or make the one of that name anew."""
-        self.adapter_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
+        self.dropout[adapter_name] = config.dropout
         self.scaling[adapter_name] = self._initial_scaling[adapter_name] = self._build(adapter_name, config, generator)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -164,8 +165,8 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
 
     def _drop(self, adapter_name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Apply dropout, in the dtype of the adapter; without dropout x stays as it is."""
-        dropout = self.adapter_dropout[adapter_name]
-        return dropout(self._cast_input_dtype(x, dtype)) if isinstance(dropout, nn.Dropout) else x
+        probability = self.dropout[adapter_name]
+        return dropout(self._cast_input_dtype(x, dtype), probability, self.training) if probability else x
 
     def delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return P (in, k) and Q (k, out) with P Q the update of the weight as (in, out), scaling included."""

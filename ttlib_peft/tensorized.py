@@ -61,7 +61,7 @@ class TensorizedLinear(TensorAdapterLayer):
 
     def _adapt_output(self, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:
         train = self.train_of(adapter_name)
-        y = train(self.adapter_dropout[adapter_name](self._cast_input_dtype(x, train.flat.dtype)))
+        y = train(self._drop(adapter_name, self._cast_input_dtype(x, train.flat.dtype), train.flat.dtype))
         y = (y * self.scaling[adapter_name]).to(result.dtype)
         return y if self.replaces[adapter_name] else result + y
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ttlib.cores.initialize import gaussian_cores
-from ttlib.errors import ShapeError
+from ttlib.errors import RankError, ShapeError
 from ttlib.planning import plan
 from ttlib.ranks import clip_ranks, expand_ranks
 from ttlib.shape_search import search_shapes
@@ -71,10 +71,7 @@ class TTLinear(nn.Module):
         self.out_features = check_integer(out_features, name="out_features")
         self.tensor_shape, self.split = choose_shape(self.in_features, self.out_features, tensor_rank, shape)
         as_given = isinstance(tensor_rank, Sequence)
-        self.ranks = (expand_ranks if as_given else clip_ranks)(self.tensor_shape, tensor_rank)
-        bonds = pairwise(self.ranks)
-        cores = tuple((a, mode, b) for mode, (a, b) in zip(self.tensor_shape, bonds, strict=True))
-        self.train_shapes = Train(cores, self.split)
+        self._set_ranks((expand_ranks if as_given else clip_ranks)(self.tensor_shape, tensor_rank))
         self.flat = nn.Parameter(torch.empty(sum(self.train_shapes.sizes), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         self.register_buffer("initial", None)
@@ -111,6 +108,38 @@ class TTLinear(nn.Module):
     def scale_last_core(self, factor: float) -> None:
         """Multiply W by a factor in its last core alone; 0 makes W zero as LoRA's B does."""
         self.cores[-1].mul_(factor)
+
+    @torch.no_grad()
+    def keep_indices(self, kept: Sequence[Sequence[int]]) -> Tensor:
+        """Cut each inner bond down to some of its indices, in the cores and in their start alike.
+
+        >>> import ttlib_peft
+        >>> layer = ttlib_peft.TTLinear(16, 4, tensor_rank=2, shape=[4, 4, 4])
+        >>> entries = layer.keep_indices([[0, 1], [1]])
+        >>> layer.ranks, entries.numel()
+        ((1, 2, 1, 1), 20)
+
+        `flat` becomes another, smaller parameter; which entries of the former one it holds is returned, in order, so
+        that what an optimiser keeps for them can be cut alike.  Raises RankError for a bond without an index, with one
+        that it does not have, or with indices that do not ascend.
+        """
+        inner = self.ranks[1:-1]
+        if len(kept) != len(inner) or not all(
+            own and list(own) == sorted({*own} & {*range(rank)}) for own, rank in zip(kept, inner, strict=True)
+        ):
+            msg = f"kept must give ascending indices for each of the inner bonds of ranks {inner}, got {kept}"
+            raise RankError(msg)
+        numbered = self._unpack(torch.arange(self.flat.numel(), device=self.flat.device))
+        bonds = pairwise([[0], *map(list, kept), [0]])
+        entries = torch.cat(
+            [core[left][:, :, right].reshape(-1) for core, (left, right) in zip(numbered, bonds, strict=True)]
+        )
+        smaller = nn.Parameter(self.flat[entries], requires_grad=self.flat.requires_grad)
+        smaller.grad = None if self.flat.grad is None else self.flat.grad[entries]
+        self.flat = smaller
+        self.initial = None if self.initial is None else self.initial[entries]
+        self._set_ranks((1, *map(len, kept), 1))
+        return entries
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return U (in, k) and V (k, out) with U V = W, the matrix that `forward` multiplies by."""
@@ -158,6 +187,12 @@ class TTLinear(nn.Module):
             for name in ("initial", "offset"):
                 if prefix + name not in state_dict:
                     setattr(self, name, None)
+
+    def _set_ranks(self, ranks: tuple[int, ...]) -> None:
+        self.ranks = ranks
+        bonds = pairwise(ranks)
+        cores = tuple((a, mode, b) for mode, (a, b) in zip(self.tensor_shape, bonds, strict=True))
+        self.train_shapes = Train(cores, self.split)
 
     def _unpack(self, flat: Tensor) -> tuple[Tensor, ...]:
         return self.train_shapes.unpack(flat)

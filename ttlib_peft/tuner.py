@@ -67,15 +67,13 @@ class TensorAdapterTuner(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
-        # Seeded by the module's name: the start of a layer depends on nothing around it.
-        entropy = np.random.SeedSequence(peft_config.seed, spawn_key=(zlib.crc32(current_key.encode()),))
         layer = self._layer_for(target, current_key, peft_config)
         if layer is not target:
             layer._active_adapter = adapter_name
         layer.update_layer(
             adapter_name,
             peft_config.for_module(current_key),
-            generator=np.random.default_rng(entropy),
+            generator=start_generator(peft_config, adapter_name, current_key),
             inference_mode=bool(peft_config.inference_mode),
         )
         if layer is not target:
@@ -176,6 +174,18 @@ class TensorAdapterTuner(BaseTuner):
                 with onload_layer(module):
                     module.check_merge(adapter_names)
 
+    @classmethod
+    def _get_adapter_state_dict(cls, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        selected = super()._get_adapter_state_dict(*args, **kwargs)
+        sharded = next((name for name, tensor in selected.items() if hasattr(tensor, "full_tensor")), None)
+        if sharded is not None:
+            msg = (
+                f"{sharded} is sharded, and PEFT writes whole tensors only: call "
+                "ttlib_peft.distributed.save_adapter(model, folder) on every rank"
+            )
+            raise RuntimeError(msg)
+        return selected
+
     @cached_property
     def _group(self) -> FactorGroup:
         """One for the model, made before the first layer is."""
@@ -187,6 +197,15 @@ class TensorAdapterTuner(BaseTuner):
         for module in tt_modules(self.model, adapter_name):
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(module.flat.dtype))
+
+
+def start_generator(config: TensorAdapterConfig, adapter_name: str, name: str) -> np.random.Generator:
+    """Return the random numbers of one start: they depend on the seed and two names, and on nothing around them.
+
+    Two adapters made from one configuration, in which a drawn seed is recorded, start differently, as LoRA's do.
+    """
+    key = tuple(zlib.crc32(part.encode()) for part in (name, adapter_name))
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=key))
 
 
 def tt_modules(model: nn.Module, adapter_name: str) -> list[TTLinear]:

@@ -105,7 +105,7 @@ class LorettaRepEmbedding(LorettaRepLinear):
         pt, q, _ = a.keeper.factors((a, b), training=self.training, offset=b.offset)
         frozen = cast(nn.Embedding, self.get_base_layer())
         rows = embedding(x, pt.t(), padding_idx=frozen.padding_idx)
-        dropped = self.adapter_dropout[adapter_name](rows)
+        dropped = self._drop(adapter_name, rows, rows.dtype)
         y = dropped @ (q * self.scaling[adapter_name])
         embed_scale = self._get_embed_scale()  # Gemma's embeddings are scaled after the lookup
         return result + (y if embed_scale is None else y * embed_scale.to(y)).to(result.dtype)

@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 1000
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types laws format bench clean
+.PHONY: help demo test test-all test-peft test-compat lint types laws format bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
@@ -42,6 +42,14 @@ test: lint types laws
 
 test-all: lint types laws
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# make test-peft     PEFT's own test-suite with rows for our methods (fetches PEFT's source release once)
+test-peft: .venv/dev-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.upstream
+
+# make test-compat   tests/peft on other releases of peft and transformers
+test-compat: .venv/dev-installed
+	$(BIN)/python tests/compat/run.py
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ttlib.errors import TTError
+from ttlib_peft.architectures import CountError
 from ttlib_peft.finetune import (
     FinetuneError,
     FinetuneReport,
@@ -131,6 +135,47 @@ def export_lora(
     typer.echo(f"wrote {output}")
 
 
+@app.command()
+def count(
+    model: Annotated[
+        str, typer.Argument(help="deberta-base, llama-2-7b, ...; a config.json or its folder; a hub name.")
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeat it: loretta-rep, loretta-adp, lora, adapters, bitfit, ia3, prefix, vera.", show_default="all"
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the update (loretta-rep, lora).")] = 8,
+    tensor_rank: Annotated[int, typer.Option(help="Tensor-train rank (loretta-rep, loretta-adp).")] = 5,
+    bottleneck: Annotated[int, typer.Option(help="Adapter width (loretta-adp, adapters).")] = 64,
+    virtual_tokens: Annotated[int, typer.Option(help="Length of the prefix (prefix).")] = 8,
+    vera_rank: Annotated[int, typer.Option(help="Rank of the frozen projections (vera).")] = 256,
+    labels: Annotated[int | None, typer.Option(help="Classes of a classifier.", show_default="the model's")] = None,
+    train_norms: Annotated[bool, typer.Option("--train-norms", help="Train the layer norms too (LoRETTA).")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="LoRETTA as in the paper's tables, not by these sizes.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="SEQ_CLS or CAUSAL_LM.", show_default="the model's usual")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+) -> None:
+    """Count what each method would train on a model, without loading it."""
+    from ttlib_peft.count_command import as_json, comparison_table, notes
+    from ttlib_peft.counting import METHODS, CountSettings, compare_methods
+
+    sizes = dict(locals())
+    chosen = {field.name: sizes[field.name] for field in dataclasses.fields(CountSettings)}
+    with _errors_in_one_line():
+        compared = compare_methods(model, METHODS if method is None else method, CountSettings(**chosen))  # type: ignore[arg-type]  # checked there
+    if json_output:
+        typer.echo(json.dumps(as_json(compared), indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(comparison_table(compared))
+    for line in notes(compared):
+        console.print(line, markup=False)
+
+
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Options as the settings take them: other names, tuples for lists and real booleans."""
     settings = dict(options)
@@ -168,6 +213,6 @@ def _errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command with --resume (without --overwrite) continues", err=True)
         raise typer.Exit(130) from None
-    except FinetuneError as error:
+    except (FinetuneError, CountError, TTError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error

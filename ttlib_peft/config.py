@@ -5,22 +5,39 @@ from __future__ import annotations
 import copy
 import enum
 import math
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from peft.config import PeftConfig
+from peft.utils import CONFIG_NAME
 from peft.utils.other import get_pattern_key
 
+from ttlib._files import replacing
 from ttlib.errors import RankError, ShapeError
 from ttlib.ranks import expand_ranks
 from ttlib.shapes import check_integer, check_shape
+from ttlib_peft.model_card import describe_in_card
+from ttlib_peft.patterns import check_pattern
 
 InitWeights = Literal["residual", "zero", "gaussian", "paper-mean", "spectral"]
 Bias = Literal["none", "all", "loretta_only"]
 
 # Rank of every bond, or the inner ranks one by one.
 TensorRank = int | list[int]
+# No r, bottleneck, rank or mode of a real model comes near; what is above would be a lot of memory or an accident.
+LARGEST_SIZE = 1 << 16
+LARGEST_MODE = 1 << 24
+
+# Settings that do not say what the adapter calculates: bookkeeping, not under the fingerprint.
+_BOOKKEEPING = {
+    "auto_mapping", "base_model_name_or_path", "fingerprint", "group_factors", "inference_mode", "peft_version",
+    "requires", "revision", "task_type",
+}  # fmt: skip
+
 # Shapes by matrix size, as in the paper's Table 10: {"768x64": [8, 8, 12, 8, 8], …}.
 ShapesBySize = dict[str, list[int]]
 
@@ -87,6 +104,10 @@ class TensorAdapterConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved whole."})
     bias: Bias = field(default="none", metadata={"help": "Which biases of the base model to train."})
+    fingerprint: str | None = field(
+        default=None,
+        metadata={"help": "SHA-256 of the settings and of all that was saved; checked when the adapter is loaded."},
+    )
     requires: str = field(
         default="import ttlib_peft",
         metadata={"help": "A note for readers of adapter_config.json: run this before loading the adapter."},
@@ -94,6 +115,7 @@ class TensorAdapterConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_modules()
         # JSON and users give lists, PEFT matches against sets
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]
@@ -108,9 +130,10 @@ class TensorAdapterConfig(PeftConfig):
         self.init_weights = _init_scheme(self.init_weights)
         self.dropout = number(self.dropout, "dropout", low=0.0, below=1.0)
         one_of(self.bias, Bias, "bias")
-        if not isinstance(self.group_factors, bool):
-            msg = f"group_factors must be True or False, got {self.group_factors!r}"
-            raise TypeError(msg)
+        for name in ("group_factors", "train_norms", "inference_mode"):
+            if not isinstance(getattr(self, name), bool):
+                msg = f"{name} must be True or False, got {getattr(self, name)!r}"
+                raise TypeError(msg)
         if self.seed is not None:
             check_integer(self.seed, name="seed", minimum=0)
         self.tensor_rank = _tensor_rank(self.tensor_rank)
@@ -121,6 +144,35 @@ class TensorAdapterConfig(PeftConfig):
             for name, rank in self.tensor_rank_pattern.items()
         }
         self._check_tensor_shape()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
+        """Read a configuration as PEFT does, and remember what it promises of the weights beside it."""
+        config: Self = super().from_pretrained(*args, **kwargs)  # of the class that the file names, not always ours
+        if isinstance(config, TensorAdapterConfig) and config.fingerprint is not None:
+            config._promise = (config.fingerprint, config.settings())
+        return config
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Write adapter_config.json, whole or not at all, and say in the model card how to load the adapter."""
+        folder = Path(save_directory)
+        with replacing(folder / CONFIG_NAME) as temporary, tempfile.TemporaryDirectory() as scratch:
+            super().save_pretrained(scratch, **kwargs)
+            temporary.write_bytes(Path(scratch, CONFIG_NAME).read_bytes())
+        describe_in_card(folder, self.to_dict())
+
+    def take_promise(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the fingerprint and the settings of the file this was read from, once; later weights are others."""
+        promise: tuple[str, dict[str, Any]] | None = self.__dict__.pop("_promise", None)
+        return promise
+
+    def settings(self) -> dict[str, Any]:
+        """Return what says what the adapter calculates, in an order that a file keeps."""
+        return {
+            name: sorted(value) if isinstance(value, (set, frozenset)) else copy.deepcopy(value)
+            for name, value in self.to_dict().items()
+            if name not in _BOOKKEEPING
+        }
 
     def for_module(self, name: str) -> Self:
         """Return the configuration of one module: *_pattern entries that match its name in place of the defaults."""
@@ -150,12 +202,41 @@ class TensorAdapterConfig(PeftConfig):
 
     def _check_tensor_shape(self) -> None:
         if isinstance(self.tensor_shape, Mapping):
-            for size, modes in self.tensor_shape.items():
-                rows, cols = parse_size(size)
+            for matrix, modes in self.tensor_shape.items():
+                rows, cols = parse_size(matrix)
                 check_shape(modes, size=rows * cols)
-            self.tensor_shape = {size: list(modes) for size, modes in self.tensor_shape.items()}
+            self.tensor_shape = {matrix: list(modes) for matrix, modes in self.tensor_shape.items()}
         elif self.tensor_shape is not None:
-            self.tensor_shape = list(check_shape(self.tensor_shape))
+            self.tensor_shape = [
+                size(mode, "mode of tensor_shape", largest=LARGEST_MODE) for mode in check_shape(self.tensor_shape)
+            ]
+
+    def _check_modules(self) -> None:
+        for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save", "tensorize_modules"):
+            value = getattr(self, name)
+            if isinstance(value, str) and name in ("modules_to_save", "tensorize_modules"):
+                msg = f"{name} must be a list of names, got the string {value!r}: write [{value!r}]"
+                raise TypeError(msg)
+            if isinstance(value, str):
+                check_pattern(value, name)
+            elif value is not None:
+                names(value, name)
+        for name in ("layers_pattern", "modules_to_save"):  # PEFT reads their entries as regular expressions
+            for pattern in getattr(self, name) or ():
+                check_pattern(pattern, name)
+        layers = self.layers_to_transform
+        for layer in () if layers is None else layers if isinstance(layers, (list, tuple)) else (layers,):
+            check_integer(layer, name="an index in layers_to_transform", minimum=0)
+        self._check_pattern_keys()
+
+    def _check_pattern_keys(self) -> None:
+        for name, value in vars(self).items():
+            if name.endswith("_pattern") and name != "layers_pattern":
+                if not isinstance(value, Mapping):
+                    msg = f"{name} must be a mapping from module names to values, got {value!r}"
+                    raise TypeError(msg)
+                for pattern in value:
+                    check_pattern(pattern, f"a key of {name}")
 
 
 def _tensor_rank(rank: Any) -> TensorRank:
@@ -163,8 +244,40 @@ def _tensor_rank(rank: Any) -> TensorRank:
         if not rank:
             msg = "tensor_rank must be an int or a list of the inner ranks, got an empty list"
             raise RankError(msg)
-        return [expand_ranks((2, 2), own)[1] for own in rank]
-    return expand_ranks((2, 2), rank)[1]
+        return [_tensor_rank_of_bond(own) for own in rank]
+    return _tensor_rank_of_bond(rank)
+
+
+def _tensor_rank_of_bond(rank: Any) -> int:
+    bond = expand_ranks((2, 2), rank)[1]
+    if bond > LARGEST_SIZE:
+        msg = f"tensor_rank must be at most {LARGEST_SIZE}, got {_shown(bond)}"
+        raise RankError(msg)
+    return bond
+
+
+def size(value: object, name: str, *, largest: int = LARGEST_SIZE) -> int:
+    """Return an integer from 1 to *largest*, or raise ShapeError."""
+    number = check_integer(value, name=name)
+    if number > largest:
+        msg = f"{name} must be at most {largest}, got {_shown(number)}"
+        raise ShapeError(msg)
+    return number
+
+
+def _shown(value: int) -> str:
+    return str(value) if value < 10**30 else f"an integer of {value.bit_length()} bits"
+
+
+def names(value: object, name: str) -> None:
+    """Raise TypeError unless *value* is a collection of names that are not empty."""
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        msg = f"{name} must be a list of names, got {value!r}"
+        raise TypeError(msg)
+    for entry in value:
+        if not isinstance(entry, str) or not entry:
+            msg = f"{name} must hold names of modules, got {entry!r} in it"
+            raise TypeError(msg)
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttlib_peft.atomic import write_tensors
+from ttlib_peft.adapter_folder import write_adapter
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.layer import TensorAdapterLayer
 
@@ -56,8 +56,11 @@ def convert_to_lora(model: PeftModel, adapter_name: str = "default") -> tuple[Lo
     rank = max(p.shape[1] for p, _ in factors.values())
     weights = _head_and_norms(model, adapter_name, tuple(layers))
     for name, (p, q) in factors.items():
-        weights[f"{name}.lora_A.weight"] = _pad(p.T, (rank, p.shape[0]))
-        weights[f"{name}.lora_B.weight"] = _pad(q.T, (q.shape[1], rank))
+        # PEFT's LoRA keeps the factors of an embedding as bare parameters
+        embedding = isinstance(layers[name].get_base_layer(), nn.Embedding)
+        a, b = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+        weights[f"{name}.{a}"] = _pad(p.T, (rank, p.shape[0]))
+        weights[f"{name}.{b}"] = _pad(q.T, (q.shape[1], rank))
     conv1d = any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers.values())
     settings = {name: copy.copy(getattr(config, name)) for name in _CARRIED_OVER}
     lora = LoraConfig(r=rank, lora_alpha=rank, fan_in_fan_out=conv1d, inference_mode=True, **settings)
@@ -71,16 +74,12 @@ def save_as_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name:
     the folder.  Raises as `convert_to_lora`.
     """
     config, weights = convert_to_lora(model, adapter_name)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    write_tensors(target / "adapter_model.safetensors", weights, metadata={})
-    config.save_pretrained(str(target))
-    return target
+    return write_adapter(folder, config, weights)
 
 
 def _head_and_norms(model: PeftModel, adapter_name: str, layer_names: tuple[str, ...]) -> dict[str, Tensor]:
     saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
-    own = tuple(f"{name}.loretta_" for name in layer_names)
+    own = tuple(f"{name}.{model.get_submodule(name).method}_" for name in layer_names)
     return {name: tensor.detach().clone() for name, tensor in saved.items() if not name.startswith(own)}
 
 

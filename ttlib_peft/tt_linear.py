@@ -72,7 +72,14 @@ class TTLinear(nn.Module):
         self.tensor_shape, self.split = choose_shape(self.in_features, self.out_features, tensor_rank, shape)
         as_given = isinstance(tensor_rank, Sequence)
         self._set_ranks((expand_ranks if as_given else clip_ranks)(self.tensor_shape, tensor_rank))
-        self.flat = nn.Parameter(torch.empty(sum(self.train_shapes.sizes), device=device, dtype=dtype))
+        entries, dense = sum(self.train_shapes.sizes), self.in_features * self.out_features
+        if entries > max(16 * dense, 1 << 16):  # an accident, or a file that means harm
+            msg = (
+                f"ranks {self.ranks} make a train of {entries} numbers for a {self.in_features} x {self.out_features} "
+                "matrix: choose smaller ranks"
+            )
+            raise RankError(msg)
+        self.flat = nn.Parameter(torch.empty(entries, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         self.register_buffer("initial", None)
         self.register_buffer("offset", None)
@@ -93,7 +100,9 @@ class TTLinear(nn.Module):
     def reset_parameters(self, *, std: float, generator: np.random.Generator | None = None) -> None:
         """Draw Gaussian cores, so that the entries of W have standard deviation *std*; the bias becomes zero."""
         if generator is None:
-            generator = np.random.default_rng(int(torch.randint(2**31, ())))
+            generator = np.random.default_rng(int(torch.randint(2**31, (), device="cpu")))
+        if self.flat.is_meta:
+            return
         drawn = gaussian_cores(self.tensor_shape, self.ranks, std=std, generator=generator)
         self.flat.copy_(torch.from_numpy(np.concatenate([core.ravel() for core in drawn])))
         if self.bias is not None:

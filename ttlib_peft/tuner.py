@@ -22,12 +22,13 @@ from ttlib_peft.compat import BaseTuner, get_quantization_kwargs, resolve_quanti
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.grouping import FactorGroup
 from ttlib_peft.layer import TensorAdapterLayer
+from ttlib_peft.loading import CheckedLoading
 from ttlib_peft.mixed_batch import one_adapter_a_sample
 from ttlib_peft.tensorized import TensorizedLinear, is_tensorized, without_tensorized
 from ttlib_peft.tt_linear import TTLinear
 
 
-class TensorAdapterTuner(BaseTuner):
+class TensorAdapterTuner(CheckedLoading):
     """Inject adapters into a model; a method only names its prefix, its layer and its default targets."""
 
     prefix: str
@@ -42,7 +43,7 @@ class TensorAdapterTuner(BaseTuner):
     ) -> TensorAdapterConfig:
         peft_config = super()._prepare_adapter_config(peft_config, model_config)
         if peft_config.seed is None:
-            peft_config.seed = int(torch.randint(2**31, ()))
+            peft_config.seed = int(torch.randint(2**31, (), device="cpu"))
         return peft_config
 
     def _prepare_model(self, peft_config: TensorAdapterConfig, model: nn.Module) -> None:
@@ -73,7 +74,7 @@ class TensorAdapterTuner(BaseTuner):
         layer.update_layer(
             adapter_name,
             peft_config.for_module(current_key),
-            generator=start_generator(peft_config, adapter_name, current_key),
+            generator=self.start_generator(adapter_name, current_key),
             inference_mode=bool(peft_config.inference_mode),
         )
         if layer is not target:
@@ -84,6 +85,16 @@ class TensorAdapterTuner(BaseTuner):
         for train in tt_modules(layer, adapter_name):
             train.keeper.group = group
         _record_shapes(peft_config, layer, adapter_name)
+
+    def start_generator(self, adapter_name: str, name: str) -> np.random.Generator:
+        """Return the random numbers of one start: they depend on the seed and the module's name, on nothing around it.
+
+        Adapters made from one configuration object, in which a drawn seed is recorded, start differently, as LoRA's do.
+        """
+        config = self.peft_config[adapter_name]
+        place = [other for other, own in self.peft_config.items() if own is config].index(adapter_name)
+        entropy = np.random.SeedSequence([config.seed, place], spawn_key=(zlib.crc32(name.encode()),))
+        return np.random.default_rng(entropy)
 
     def _post_injection_hook(self, model: nn.Module, config: TensorAdapterConfig, adapter_name: str) -> None:
         super()._post_injection_hook(model, config, adapter_name)
@@ -197,15 +208,6 @@ class TensorAdapterTuner(BaseTuner):
         for module in tt_modules(self.model, adapter_name):
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(module.flat.dtype))
-
-
-def start_generator(config: TensorAdapterConfig, adapter_name: str, name: str) -> np.random.Generator:
-    """Return the random numbers of one start: they depend on the seed and two names, and on nothing around them.
-
-    Two adapters made from one configuration, in which a drawn seed is recorded, start differently, as LoRA's do.
-    """
-    key = tuple(zlib.crc32(part.encode()) for part in (name, adapter_name))
-    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=key))
 
 
 def tt_modules(model: nn.Module, adapter_name: str) -> list[TTLinear]:

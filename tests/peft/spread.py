@@ -28,7 +28,7 @@ CONFIGS = {
 def llama(method, dtype=torch.float64, reentrant=None, **options):
     model = get_peft_model(tiny.llama(dtype), CONFIGS[method](**options))
     if reentrant is not None:
-        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        tiny.checkpointed(model, use_reentrant=reentrant)
         model.enable_input_require_grads()
     return model.train()
 

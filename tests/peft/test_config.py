@@ -24,7 +24,7 @@ from ttlib_peft import LorettaAdpConfig, LorettaRepConfig
         ({"tensor_shape": {"8by8": [8, 8]}}, ttlib.ShapeError, "like \"768x64\", got '8by8'"),
         ({"tensor_shape": {"0x8": [8]}}, ttlib.ShapeError, "got '0x8'"),
         ({"tensor_shape": {"8x8": [8, 9]}}, ttlib.ShapeError, "holds 72 entries"),
-        ({"init_weights": "lora"}, ValueError, "'residual', 'zero', 'gaussian', 'paper-mean', got 'lora'"),
+        ({"init_weights": "lora"}, ValueError, "'paper-mean', 'spectral', got 'lora'"),
         ({"init_weights": None}, ValueError, "got None"),
         ({"dropout": 1.0}, ValueError, "dropout must be a number >= 0 and < 1, got 1.0"),
         ({"dropout": "0.1"}, ValueError, "got '0.1'"),

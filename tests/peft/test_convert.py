@@ -93,3 +93,11 @@ def test_what_cannot_be_converted_says_why():
         ttlib_peft.convert_to_lora(bert())
     with pytest.raises(TypeError, match="'other' is not.*'default': 'LorettaAdpConfig'"):
         ttlib_peft.convert_to_lora(adp, "other")
+
+
+def test_an_embedding_is_exported_as_loras_embedding(tmp_path):
+    targets = ["word_embeddings", "query"]
+    model = shake(get_peft_model(bert(), LorettaRepConfig(task_type="SEQ_CLS", target_modules=targets))).eval()
+    ttlib_peft.save_as_lora(model, tmp_path)
+    lora = PeftModel.from_pretrained(bert(), tmp_path).eval()
+    torch.testing.assert_close(lora(tokens()).logits, model(tokens()).logits, rtol=1e-5, atol=1e-6)

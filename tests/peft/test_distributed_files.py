@@ -81,7 +81,7 @@ def test_adapters_of_other_names_get_folders_of_their_own(ranks, tmp_path):
         own = PeftModel.from_pretrained(tiny.llama(torch.float64), folder).eval()
         model.set_adapter(name)
         assert torch.equal(own(batch(0, 2)).logits, model(batch(0, 2)).logits)
-    assert sorted(p.name for p in second.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in second.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert (tmp_path / "kept.txt").read_text() == "here before"
     assert "Mine." in (tmp_path / "README.md").read_text()
     assert "license: mit" in (tmp_path / "README.md").read_text()
@@ -203,9 +203,9 @@ def test_other_models_are_refused(tmp_path):
             call(model, "other")
     with pytest.raises(TypeError, match="no adapter 'default'; it has none"):
         load_adapter(nn.Linear(2, 2), tmp_path)
-    model.add_adapter("/out", CONFIGS["rep"]())
+    lora = get_peft_model(tiny.llama(), LoraConfig(target_modules=["q_proj"]), "/out")  # PEFT takes that name
     with pytest.raises(ValueError, match="adapter '/out' cannot have a folder"):
-        save_adapter(model, tmp_path, "/out")
+        save_adapter(lora, tmp_path, "/out")
     injected = tiny.llama()
     injected.add_adapter(CONFIGS["rep"](), adapter_name="default")
     with pytest.raises(TypeError, match="no PeftModel"):

@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from tests.peft.tiny import bert, llama, shake, tokens
+from tests.peft.tiny import bert, checkpointed, llama, shake, tokens
 from ttlib_peft import LorettaAdpConfig, LorettaRepConfig, trainable_parameters
 from ttlib_peft.config import TensorPeftType
 from ttlib_peft.methods.loretta_rep import LorettaRepModel
@@ -84,7 +84,7 @@ def test_gradient_checkpointing_changes_no_gradient(config_class, use_reentrant)
     def gradients(checkpointing):
         model = shake(get_peft_model(llama(), config_class(task_type="CAUSAL_LM", seed=0))).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+            checkpointed(model, use_reentrant=use_reentrant)
         model(tokens(), labels=tokens()).loss.backward()
         return [p.grad for p in model.parameters() if p.requires_grad]
 

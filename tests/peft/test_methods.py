@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from safetensors.torch import load_file
 
 from tests.peft.tiny import MODELS, bert, shake, tokens
-from ttlib_peft import LorettaAdpConfig, LorettaRepConfig
+from ttlib_peft import AdapterFileError, LorettaAdpConfig, LorettaRepConfig
 
 METHODS = {"rep": LorettaRepConfig, "adp": LorettaAdpConfig}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -82,12 +82,13 @@ def test_a_float32_adapter_loads_losslessly_into_a_bfloat16_model(make, config_c
                 assert torch.equal(tensor, expected[name]), name
 
 
-def test_cores_saved_without_a_start_are_loaded_without_one(config_class):
-    """The weights decide, not the settings of the model they are loaded into."""
+def test_cores_saved_without_a_start_are_refused_where_one_is_subtracted(config_class):
+    """Loaded beside a start that was drawn here, they would be another function."""
     source = shake(get_peft_model(bert(), config_class(target_modules=["query"], init_weights="gaussian"))).eval()
     target = get_peft_model(bert(), config_class(target_modules=["query"], init_weights="residual")).eval()
-    set_peft_model_state_dict(target, get_peft_model_state_dict(source))
-    assert torch.equal(target(tokens()).logits, source(tokens()).logits)
+    with pytest.raises(AdapterFileError, match="lacks .*query.*initial"):
+        set_peft_model_state_dict(target, get_peft_model_state_dict(source))
+    assert torch.equal(target(tokens()).logits, bert()(tokens()).logits)
 
 
 def test_low_precision_adapters_on_request(config_class):

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, inject_ad
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, RobertaConfig
 
-from tests.peft.tiny import MODELS, bert, llama, shake, tokens
+from tests.peft.tiny import MODELS, bert, checkpointed, llama, shake, tokens
 from ttlib_peft import convert_to_lora, save_as_lora, trainable_parameters
 from ttlib_peft.config import TensorPeftType
 from ttlib_peft.methods.meta_tt import MetaTTConfig, MetaTTLinear, MetaTTModel, _place
@@ -418,7 +418,7 @@ def test_gradient_checkpointing_changes_no_gradient(config_class, use_reentrant)
     def gradients(checkpointing):
         model = shake(get_peft_model(llama(), config_class(task_type="CAUSAL_LM", seed=0))).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+            checkpointed(model, use_reentrant=use_reentrant)
         model(tokens(), labels=tokens()).loss.backward()
         return [p.grad for p in model.parameters() if p.requires_grad]
 

@@ -56,6 +56,14 @@ def tokens():
     return torch.randint(0, VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(0))
 
 
+def checkpointed(model, *, use_reentrant):
+    """Switch activation checkpointing on, under the name that this release of transformers gives it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    return model
+
+
 def shake(model, scale=0.1):
     """Move every trainable parameter, as training would."""
     generator = torch.Generator().manual_seed(2)

@@ -141,7 +141,7 @@ def _arguments(task: Task, method: Method) -> TrainingArguments:
         per_device_eval_batch_size=4 * settings.batch_size,  # no gradients to keep
         learning_rate=settings.learning_rate_of(method),
         lr_scheduler_type="linear",
-        warmup_steps=_WARMUP_FRACTION,
+        warmup_steps=math.ceil(_WARMUP_FRACTION * task.steps),
         weight_decay=0.0,
         optim="adamw_torch",
         eval_strategy="steps",

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ttlib.shapes import check_integer
 from ttlib_peft.assembly import Factors
 from ttlib_peft.bottleneck import Bottleneck, bottleneck
-from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, one_of
+from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, one_of, size
 from ttlib_peft.layer import TensorAdapterLayer, activation, start_at_zero
 from ttlib_peft.spectral_init import leading_directions, start_in
 from ttlib_peft.targets import ADP_INPUT_TARGET_MODULES, ADP_TARGET_MODULES
@@ -54,7 +53,7 @@ class LorettaAdpConfig(TensorAdapterConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TensorPeftType.LORETTA_ADP
-        self.bottleneck = check_integer(self.bottleneck, name="bottleneck")
+        self.bottleneck = size(self.bottleneck, "bottleneck")
         one_of(self.non_linearity, NonLinearity, "non_linearity")
         if isinstance(self.placement, Mapping):
             for name, side in self.placement.items():

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from ttlib.shapes import check_integer
-from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number
+from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, size
 from ttlib_peft.layer import TensorAdapterLayer, start_at_zero
 from ttlib_peft.skinny_product import skinny_product
 from ttlib_peft.spectral_init import leading_directions, start_in
@@ -46,9 +45,9 @@ class LorettaRepConfig(TensorAdapterConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = TensorPeftType.LORETTA_REP
-        self.r = check_integer(self.r, name="r")
+        self.r = size(self.r, "r")
         number(self.alpha, "alpha")
-        self.rank_pattern = {name: check_integer(r, name="r") for name, r in self.rank_pattern.items()}
+        self.rank_pattern = {name: size(r, "r") for name, r in self.rank_pattern.items()}
         self.alpha_pattern = {name: number(alpha, "alpha") for name, alpha in self.alpha_pattern.items()}
 
 

@@ -19,7 +19,7 @@ from ttlib_peft.layer import TensorAdapterLayer, start_at_zero
 from ttlib_peft.skinny_product import skinny_product
 from ttlib_peft.targets import REP_TARGET_MODULES
 from ttlib_peft.tt_linear import TTLinear
-from ttlib_peft.tuner import TensorAdapterTuner, start_generator
+from ttlib_peft.tuner import TensorAdapterTuner
 
 
 @dataclass
@@ -129,7 +129,7 @@ class MetaTTModel(TensorAdapterTuner):
             places = [_place(name) for name in modules]
             layers, kinds = (list(dict.fromkeys(mode)) for mode in zip(*places, strict=True))
             shape, std = [rows, len(layers), len(kinds), cols], (rows + cols) ** -0.5  # the spread in one layer
-            generator = start_generator(config, adapter_name, f"{rows}x{cols}")
+            generator = self.start_generator(adapter_name, f"{rows}x{cols}")
             size, owner = (rows * len(layers), len(kinds) * cols), next(iter(modules.values()))
             with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
                 train = owner._tt_linear(*size, config, generator, name="train", shape=shape, std=std)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.peft.tiny import MODELS, bert, shake, tokens
 from ttlib_peft import AdapterFileError, LorettaAdpConfig, LorettaRepConfig
@@ -82,13 +82,25 @@ def test_a_float32_adapter_loads_losslessly_into_a_bfloat16_model(make, config_c
                 assert torch.equal(tensor, expected[name]), name
 
 
-def test_cores_saved_without_a_start_are_refused_where_one_is_subtracted(config_class):
-    """Loaded beside a start that was drawn here, they would be another function."""
+def test_cores_saved_without_a_start_are_loaded_without_one(config_class):
+    """The weights decide, not the settings of the model they are loaded into."""
     source = shake(get_peft_model(bert(), config_class(target_modules=["query"], init_weights="gaussian"))).eval()
     target = get_peft_model(bert(), config_class(target_modules=["query"], init_weights="residual")).eval()
-    with pytest.raises(AdapterFileError, match="lacks .*query.*initial"):
-        set_peft_model_state_dict(target, get_peft_model_state_dict(source))
-    assert torch.equal(target(tokens()).logits, bert()(tokens()).logits)
+    set_peft_model_state_dict(target, get_peft_model_state_dict(source))
+    assert torch.equal(target(tokens()).logits, source(tokens()).logits)
+
+
+@pytest.mark.parametrize("lost", ["one", "all"])
+def test_a_file_that_lost_starts_is_refused(config_class, lost, tmp_path):
+    shake(get_peft_model(bert(), config_class(target_modules=["query"]))).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    starts = sorted(name for name in tensors if name.endswith("initial"))
+    for name in starts if lost == "all" else starts[:1]:
+        del tensors[name]
+    save_file(tensors, file)
+    with pytest.raises(AdapterFileError, match="is not what was saved|lacks .*initial"):
+        PeftModel.from_pretrained(bert(), tmp_path)
 
 
 def test_low_precision_adapters_on_request(config_class):

@@ -324,6 +324,23 @@ def test_ranks_by_module_and_by_matrix():
     assert encoder.layer[0].attention.self.value.scaling["default"] == 32 / 8
 
 
+def test_users_are_told_once_that_the_tensor_rank_caps_the_rank_of_the_update(caplog):
+    def said(**settings):
+        caplog.clear()
+        model = get_peft_model(bert(), LorettaRepConfig(init_weights=False, **settings))
+        layer = next(module for module in model.modules() if hasattr(module, "loretta_rep_A"))
+        return torch.linalg.matrix_rank(layer.get_delta_weight("default")), caplog.messages
+
+    rank, messages = said(r=7, tensor_rank=3)
+    assert rank == 3
+    assert messages == [
+        "r is 7, but tensor_rank gives updates of rank 3, which a bond between rows and columns caps, in 4 of 4 modules: "
+        "tensor_rank=7 has the rank, r=3 costs less"
+    ]
+    assert said(r=7, tensor_rank=3)[1] == []
+    assert said(r=3, tensor_rank=3) == (3, [])
+
+
 def test_ranks_for_modules_that_are_not_adapted_are_warned_about():
     with pytest.warns(RuntimeWarning, match="tensor_rank_pattern keys did not match any targeted module .* {'key'}"):
         get_peft_model(bert(), LorettaRepConfig(tensor_rank_pattern={"key": 2, "query": 3}))

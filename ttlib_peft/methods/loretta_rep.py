@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -117,3 +119,23 @@ class LorettaRepModel(TensorAdapterTuner):
     linear_layer_cls = LorettaRepLinear
     embedding_layer_cls = LorettaRepEmbedding
     target_module_mapping = REP_TARGET_MODULES
+
+    def _post_injection_hook(self, model: nn.Module, config: TensorAdapterConfig, adapter_name: str) -> None:
+        super()._post_injection_hook(model, config, adapter_name)
+        layers = [m for m in model.modules() if isinstance(m, LorettaRepLinear) and adapter_name in m.loretta_rep_A]
+        caps = [
+            (min(train.ranks[train.split] for train in own), own[1].in_features)
+            for own in (layer._trains(adapter_name) for layer in layers)
+        ]
+        capped = [(rank, r) for rank, r in caps if rank < r]
+        if capped and not config.inference_mode:
+            rank, r = capped[0]
+            _say_once(
+                f"r is {r}, but tensor_rank gives updates of rank {rank}, which a bond between rows and columns "
+                f"caps, in {len(capped)} of {len(layers)} modules: tensor_rank={r} has the rank, r={rank} costs less"
+            )
+
+
+@cache
+def _say_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)

@@ -45,6 +45,7 @@ test-all: lint types laws
 
 # make test-peft     PEFT's own test-suite with rows for our methods (fetches PEFT's source release once)
 test-peft: .venv/dev-installed
+	$(PIP) --no-deps bitsandbytes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.upstream
 
 # make test-compat   tests/peft on other releases of peft and transformers

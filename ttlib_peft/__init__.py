@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ttlib_peft import distributed, presets
 from ttlib_peft.accounting import trainable_parameters
+from ttlib_peft.compress import compress_lora
 from ttlib_peft.convert import convert_to_lora, save_as_lora
 from ttlib_peft.explain import explain_targets
 from ttlib_peft.loading import AdapterFileError
@@ -26,6 +27,7 @@ __all__ = [
     "RankBudgetCallback",
     "TTLinear",
     "TtLoraConfig",
+    "compress_lora",
     "convert_to_lora",
     "distributed",
     "explain_targets",

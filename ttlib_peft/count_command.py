@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ttlib_peft.counting import Comparison, CountRow
 
 
 def comparison_table(compared: Comparison) -> Table:
-    """Return the counts as a table, a row a method."""
-    table = Table(title=f"{compared.model}, {compared.base:,} parameters, {compared.task}", title_justify="left")
-    for name in ("method", "setting"):
-        table.add_column(name)
-    for name in ("adapters", "norms", "head", "biases", "total", "% of base", "file MB", "rank"):
-        table.add_column(name, justify="right")
+    """Return the counts as a table, a row a method, which fits into 80 columns."""
+    title = f"{compared.model}, {compared.base:,} parameters, {compared.task}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in ("adapters", "norms", "head", "biases", "total", "% base", "file MB", "rank"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in compared.rows:
-        table.add_row(row.method, row.setting, *_numbers(row))
+        table.add_row(row.method, *_numbers(row))
     return table
 
 
 def notes(compared: Comparison) -> list[str]:
-    """Return what the numbers do not say: ranks that are capped, formulas, methods that do not fit."""
+    """Return what the numbers do not say: settings, ranks that are capped, formulas, methods that do not fit."""
     lines = []
     for row in compared.rows:
-        if row.note:
-            lines.append(f"{row.method}: {row.note}")
+        if row.setting or row.note:
+            lines.append(f"{row.method}: {'; '.join(filter(None, (row.setting, row.note)))}")
         if row.count is not None and row.count.is_capped:
             lines.append(
                 f"{row.method}: the tensor rank caps its matrices at rank {row.count.matrix_rank} of "

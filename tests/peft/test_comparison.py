@@ -107,7 +107,7 @@ def test_seventy_billion_parameters_are_adapted_without_memory(config):
     with CpuTensors() as seen:
         model = get_peft_model(skeleton, config(train_norms=True, task_type="CAUSAL_LM"))
     assert {own.device.type for own in (*model.parameters(), *model.buffers())} == {"meta"}
-    assert seen.largest < 10_000  # the start of one train, drawn and dropped
+    assert seen.largest <= 8  # the seed that is drawn
 
 
 def test_the_command_prints_a_table_and_json():

@@ -14,6 +14,7 @@ from ttlib_peft.methods.meta_tt import MetaTTConfig
 from ttlib_peft.methods.tt_lora import TtLoraConfig
 from ttlib_peft.rank_adaptation import RankAllocator, RankBudgetCallback
 from ttlib_peft.register import register_all
+from ttlib_peft.rename import rename_adapter
 from ttlib_peft.tt_linear import TTLinear, group_factors
 
 register_all()
@@ -33,6 +34,7 @@ __all__ = [
     "explain_targets",
     "group_factors",
     "presets",
+    "rename_adapter",
     "save_as_lora",
     "trainable_parameters",
 ]

@@ -56,7 +56,7 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike[str], adapter_name:
         msg = f"a {type(peft_model).__name__} is no PeftModel: write what gather_adapter returns as you need it"
         raise TypeError(msg)
     if Path(adapter_name).name != adapter_name:
-        msg = f"adapter {adapter_name!r} cannot have a folder of its name inside another: rename it with rename_adapter"
+        msg = f"adapter {adapter_name!r} cannot have a folder of its name inside another: give it another name"
         raise ValueError(msg)
     _, tensors = _gathered(peft_model, adapter_name)
     on_rank_zero(lambda: _write(peft_model, Path(folder), adapter_name, tensors))

@@ -124,7 +124,10 @@ class LorettaRepModel(TensorAdapterTuner):
         super()._post_injection_hook(model, config, adapter_name)
         layers = [m for m in model.modules() if isinstance(m, LorettaRepLinear) and adapter_name in m.loretta_rep_A]
         caps = [
-            (min(train.ranks[train.split] for train in own), own[1].in_features)
+            (
+                min(train.ranks[train.split] for train in own),
+                min(own[1].in_features, own[0].in_features, own[1].out_features),
+            )
             for own in (layer._trains(adapter_name) for layer in layers)
         ]
         capped = [(rank, r) for rank, r in caps if rank < r]

@@ -1,4 +1,4 @@
-"""The four starts on the task of the demonstration: same model, steps and seeds; only the start differs.
+"""The starts on the task of the demonstration: same model, steps and seeds; only the start differs.
 
     python benchmarks/initialisation.py run results.jsonl [method]   # continues where it stopped
     python benchmarks/initialisation.py page results.jsonl           # writes the tables into docs/initialisation.md
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "initialisation.md"
 DAMPING = layer.RESIDUAL_DAMPING
 UNDAMPED = "residual, undamped"
-SCHEMES = ("residual", UNDAMPED, "zero", "gaussian", "paper-mean")
+SCHEMES = ("residual", UNDAMPED, "spectral", "zero", "gaussian", "paper-mean")
 METHODS = ("loretta-rep", "loretta-adp")
 LEARNING_RATES = (1e-2,)  # the best of the grid for both methods: docs/finetune.md
 SEEDS = (0, 1, 2)

@@ -13,6 +13,7 @@ from ttlib_peft.methods.loretta_rep import LorettaRepConfig
 from ttlib_peft.methods.meta_tt import MetaTTConfig
 from ttlib_peft.methods.tt_lora import TtLoraConfig
 from ttlib_peft.rank_adaptation import RankAllocator, RankBudgetCallback
+from ttlib_peft.reference_import import import_reference
 from ttlib_peft.register import register_all
 from ttlib_peft.rename import rename_adapter
 from ttlib_peft.tt_linear import TTLinear, group_factors
@@ -33,6 +34,7 @@ __all__ = [
     "distributed",
     "explain_targets",
     "group_factors",
+    "import_reference",
     "presets",
     "rename_adapter",
     "save_as_lora",

@@ -55,5 +55,8 @@ def write_adapter(folder: str | os.PathLike[str], config: PeftConfig, weights: d
         config.save_pretrained(temporary)
         (target / CONFIG).unlink(missing_ok=True)
         write_tensors(target / WEIGHTS, weights, metadata={})
+        for file in Path(temporary).iterdir():  # a model card, where the configuration writes one
+            if file.name != CONFIG and not (target / file.name).exists():
+                file.replace(target / file.name)
         (Path(temporary) / CONFIG).replace(target / CONFIG)
     return target

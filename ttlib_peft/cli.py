@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,11 @@ from ttlib_peft.finetune import (
     run_finetune,
 )
 from ttlib_peft.finetune.demo import run_demo
+from ttlib_peft.finetune.export import check_unused
 from ttlib_peft.finetune.export import export_lora as write_as_lora
+
+# What conversions of folders raise besides errors of this library: peft's and the file system's
+_REFUSALS = (OSError, ValueError, TypeError, NotImplementedError)
 
 app = typer.Typer(
     name="ttlib-peft",
@@ -87,7 +92,7 @@ def finetune(
         int, typer.Option(help="The update is scaled by alpha / rank (loretta-rep, lora).")
     ] = FinetuneSettings.alpha,
     init_weights: Annotated[
-        str, typer.Option(help="true, false, residual, zero, gaussian or paper-mean (LoRETTA).")
+        str, typer.Option(help="true, false, residual, spectral, zero, gaussian or paper-mean (LoRETTA).")
     ] = "true",
     train_norms: Annotated[
         bool, typer.Option("--train-norms", help="Train the layer norms too (LoRETTA).")
@@ -128,10 +133,53 @@ def export_lora(
     adapter: Annotated[Path, typer.Argument(help="Folder of a saved loretta-rep adapter.")],
     output: Annotated[Path, typer.Argument(help="New folder for the LoRA adapter.")],
     base: Annotated[str | None, typer.Option(help="Base model, if not where the adapter's config says.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Largest LoRA rank; a smaller one than the update has costs accuracy.")
+    ] = None,
 ) -> None:
     """Write a loretta-rep adapter as a plain LoRA adapter, which stock peft loads without this library."""
-    with _errors_in_one_line():
-        write_as_lora(adapter, output, base=base)
+    with _errors_in_one_line(), _warnings_in_one_line():
+        write_as_lora(adapter, output, base=base, rank=rank)
+    typer.echo(f"wrote {output}")
+
+
+@app.command("compress-lora")
+def compress_lora(
+    lora: Annotated[Path, typer.Argument(help="Folder of a saved LoRA adapter.")],
+    output: Annotated[Path, typer.Argument(help="New folder for the loretta-rep adapter.")],
+    tensor_rank: Annotated[int | None, typer.Option(help="Largest rank of a bond.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Largest relative error of any module's update.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Most parameters of all modules together.")] = None,
+) -> None:
+    """Write a LoRA adapter as a loretta-rep adapter; give one of --tensor-rank, --eps and --budget."""
+    from ttlib_peft.compress import compress_lora as compress
+
+    with _errors_in_one_line(*_REFUSALS), _warnings_in_one_line():
+        check_unused(output)
+        small = compress(lora, tensor_rank=tensor_rank, eps=eps, budget=budget)
+        small.save(output)
+    for module in small.modules:
+        sizes = f"{module.parameters_before} -> {module.parameters_after} parameters"
+        typer.echo(f"{module.name}: relative error {module.relative_error:.1e}, {sizes}")
+    typer.echo(f"wrote {output}: {small.parameters_before} -> {small.parameters_after} parameters")
+
+
+@app.command("import-reference")
+def import_reference(
+    folder: Annotated[Path, typer.Argument(help="Folder that the loretta 0.1.0 library wrote.")],
+    output: Annotated[Path, typer.Argument(help="New folder for the adapter.")],
+) -> None:
+    """Write a checkpoint of the reference library as a loretta-rep or loretta-adp adapter."""
+    from ttlib_peft.reference_import import import_reference as read
+
+    with _errors_in_one_line(*_REFUSALS), _warnings_in_one_line():
+        check_unused(output)
+        adapter = read(folder)
+        adapter.save(output)
+    for what in adapter.lost:
+        typer.echo(f"not in the file: {what}")
+    for name in adapter.redecomposed:
+        typer.echo(f"decomposed again, the same matrix: {name}")
     typer.echo(f"wrote {output}")
 
 
@@ -163,6 +211,7 @@ def count(
     from ttlib_peft.count_command import as_json, comparison_table, notes
     from ttlib_peft.counting import METHODS, CountSettings, compare_methods
 
+    logging.getLogger("ttlib_peft").setLevel(logging.ERROR)  # the notes below the table say it
     sizes = dict(locals())
     chosen = {field.name: sizes[field.name] for field in dataclasses.fields(CountSettings)}
     with _errors_in_one_line():
@@ -206,13 +255,24 @@ def _print_report(report: FinetuneReport) -> None:
 
 
 @contextmanager
-def _errors_in_one_line() -> Iterator[None]:
+def _errors_in_one_line(*refusals: type[Exception]) -> Iterator[None]:
     """Turn our own refusals into one line and exit code 2, and an interruption into a hint how to go on."""
+    expected: tuple[type[Exception], ...] = (FinetuneError, CountError, TTError, *refusals)
     try:
         yield
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command with --resume (without --overwrite) continues", err=True)
         raise typer.Exit(130) from None
-    except (FinetuneError, CountError, TTError) as error:
+    except expected as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print warnings for people, without the place in the code that they come from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield
+    for warning in caught:
+        _say(f"warning: {' '.join(str(warning.message).split())}")

@@ -289,7 +289,7 @@ def _assembled(
             f"the tensor trains need {compressed.parameters_after} parameters, the LoRA has "
             f"{compressed.parameters_before}: nothing is won; allow a larger error or keep the LoRA"
         )
-        warnings.warn(msg, stacklevel=3)
+        warnings.warn(msg, stacklevel=4)  # past the decorator
     return compressed
 
 

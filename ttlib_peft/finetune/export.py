@@ -32,19 +32,17 @@ _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _HEAD_WEIGHTS = (".classifier.weight", ".score.weight", ".out_proj.weight")
 
 
-def export_lora(adapter: Path, output: Path, *, base: str | None = None) -> None:
+def export_lora(adapter: Path, output: Path, *, base: str | None = None, rank: int | None = None) -> None:
     """Write the adapter in the folder `adapter` to `output` as a LoRA adapter that stock peft loads.
 
     `base` names the base model if it is no longer where the adapter's config says. The update of loretta-rep is
-    exactly low-rank, so nothing is lost; the trained head goes along.
+    exactly low-rank, so nothing is lost unless `rank` caps the rank; the trained head goes along.
     """
     for name in (_ADAPTER_CONFIG, _ADAPTER_WEIGHTS):
         if not (adapter / name).is_file():
             msg = f"no {name} in {adapter}; give the folder that save_pretrained wrote"
             raise FinetuneError(msg)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        msg = f"output {output} exists and is not an empty folder; give another one"
-        raise FinetuneError(msg)
+    check_unused(output)
     config = read_json(adapter / _ADAPTER_CONFIG)
     model_class = _MODEL_CLASSES.get(config.get("task_type") or "", AutoModel)
     size = {"num_labels": _labels(adapter)} if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS") else {}
@@ -52,10 +50,17 @@ def export_lora(adapter: Path, output: Path, *, base: str | None = None) -> None
     try:
         model = PeftModel.from_pretrained(model_class.from_pretrained(name, **size), str(adapter))
         with replacing(output) as temporary:
-            save_as_lora(model, temporary)
+            save_as_lora(model, temporary, rank=rank)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         msg = f"{adapter} cannot be exported as LoRA: {error}"
         raise FinetuneError(msg) from error
+
+
+def check_unused(output: Path) -> None:
+    """Raise FinetuneError unless there is nothing at `output`, or an empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        msg = f"output {output} exists and is not an empty folder; give another one"
+        raise FinetuneError(msg)
 
 
 def _labels(adapter: Path) -> int:

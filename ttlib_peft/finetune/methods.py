@@ -32,7 +32,7 @@ def trained_names(model: PreTrainedModel, method: Method) -> frozenset[str]:
     if method == "full":
         return frozenset(names)
     if method == "bitfit":  # every bias, those of the normalisation layers included, as in Zaken et al. 2022
-        return frozenset(name for name in names if name.startswith(heads) or name.split(".")[-1] == "bias")
+        return frozenset(name for name in names if name.startswith(heads) or name.endswith("bias"))
     if method == "head":
         return frozenset(name for name in names if name.startswith(heads))
     msg = f"{method!r} trains an adapter, not a subset of the model's own parameters"

@@ -211,10 +211,9 @@ def count(
     from ttlib_peft.count_command import as_json, comparison_table, notes
     from ttlib_peft.counting import METHODS, CountSettings, compare_methods
 
-    logging.getLogger("ttlib_peft").setLevel(logging.ERROR)  # the notes below the table say it
     sizes = dict(locals())
     chosen = {field.name: sizes[field.name] for field in dataclasses.fields(CountSettings)}
-    with _errors_in_one_line():
+    with _errors_in_one_line(), _log_of_errors_alone():  # what the log says of ranks stands in the notes
         compared = compare_methods(model, METHODS if method is None else method, CountSettings(**chosen))  # type: ignore[arg-type]  # checked there
     if json_output:
         typer.echo(json.dumps(as_json(compared), indent=2))

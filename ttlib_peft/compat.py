@@ -19,11 +19,20 @@ from torch import Tensor, nn
 __all__ = [
     "BaseTuner",
     "BaseTunerLayer",
+    "NoMatchingPeftModuleError",
     "get_quantization_kwargs",
     "list_as_peft_type",
     "quantization_extra_repr",
     "resolve_quantization_backend",
 ]
+
+try:
+    from peft.utils.error import NoMatchingPeftModuleError
+except ImportError:  # below 0.21 a plain ValueError says it
+
+    class NoMatchingPeftModuleError(ValueError):  # type: ignore[no-redef]
+        """Raised by nothing."""
+
 
 _ASKS_TUNERS = hasattr(BaseTuner, "_get_adapter_state_dict")  # 0.21
 _HAS_BACKENDS = hasattr(BaseTunerLayer, "get_base_weight")  # 0.20

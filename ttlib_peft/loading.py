@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft.utils.error import NoMatchingPeftModuleError
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from ttlib.errors import TTFileError
-from ttlib_peft.compat import BaseTuner, BaseTunerLayer
+from ttlib_peft.compat import BaseTuner, BaseTunerLayer, NoMatchingPeftModuleError
 from ttlib_peft.config import TensorAdapterConfig
 
 LONGEST_NAME = 100

@@ -254,6 +254,17 @@ def _print_report(report: FinetuneReport) -> None:
 
 
 @contextmanager
+def _log_of_errors_alone() -> Iterator[None]:
+    log = logging.getLogger("ttlib_peft")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def _errors_in_one_line(*refusals: type[Exception]) -> Iterator[None]:
     """Turn our own refusals into one line and exit code 2, and an interruption into a hint how to go on."""
     expected: tuple[type[Exception], ...] = (FinetuneError, CountError, TTError, *refusals)

@@ -283,6 +283,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Print warnings for people, without the place in the code that they come from."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", FutureWarning)  # between libraries; users can do nothing about it
         yield
     for warning in caught:
         _say(f"warning: {' '.join(str(warning.message).split())}")

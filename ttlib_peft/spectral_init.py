@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import ttlib
-from ttlib.errors import RankError
 from ttlib_peft.tt_linear import TTLinear
 
 
@@ -30,14 +29,13 @@ def leading_directions(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def start_in(train: TTLinear, dense: Tensor) -> None:
     """Give *train* the directions of a matrix (in, out), and leave every core the size that its random start has.
 
-    The sizes are free where the start is subtracted, and those of the random start suit one learning rate.
+    The sizes are free where the start is subtracted, and those of the random start suit one learning rate.  Where the
+    matrix has less rank than the train, what is left of the train stays random.
     """
     ranks = list(train.ranks[1:-1])
     found = ttlib.decompose(dense.to(train.flat.dtype), shape=list(train.tensor_shape), ranks=ranks)
-    if list(found.ranks[1:-1]) != ranks:
-        msg = f"ranks {ranks} are more than the shape {train.tensor_shape} can carry: {list(found.ranks[1:-1])}"
-        raise RankError(msg)
     for own, core in zip(train.cores, found.cores, strict=True):
+        block = own[: core.shape[0], :, : core.shape[2]]
         size = torch.linalg.vector_norm(core)
         if size > 0:
-            own.copy_(core * (torch.linalg.vector_norm(own) / size))
+            block.copy_(core * (torch.linalg.vector_norm(block) / size))

@@ -412,6 +412,24 @@ def test_the_spectral_start_lies_in_the_leading_directions_of_the_frozen_weight(
     assert not layer.get_delta_weight("default").any()
 
 
+def test_the_spectral_start_of_a_bottleneck_wider_than_the_layer():
+    config = LorettaAdpConfig(
+        bottleneck=64,
+        tensor_rank=2,
+        init_weights="spectral",
+        tensor_shape={"8x64": [8, 4, 4, 4], "64x8": [4, 4, 4, 8]},
+        target_modules=["0"],
+    )
+    base = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    model = get_peft_model(base, config)
+    x = torch.randn(5, 8)
+    assert torch.equal(model(x), base[0].base_layer(x))
+    model(x).square().sum().backward()
+    for name in ("loretta_adp_down", "loretta_adp_up"):
+        train = getattr(base[0], name)["default"]
+        assert all(core.any() for core in train._unpack(train.flat.grad))
+
+
 def _without_start(train):
     kept, train.initial = train.initial, None
     dense = train.to_dense().detach()

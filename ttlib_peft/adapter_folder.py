@@ -19,6 +19,14 @@ from ttlib_peft.atomic import write_tensors
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLED_WEIGHTS = "adapter_model.bin"
+# Under which the keys of its weights name modules of the base model.
+ROOT = "base_model.model."
+
+# Settings that select the same modules and describe the same task, whichever method the configuration is of.
+CARRIED_OVER = (
+    "task_type", "base_model_name_or_path", "revision", "target_modules", "exclude_modules",
+    "layers_to_transform", "layers_pattern",
+)  # fmt: skip
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

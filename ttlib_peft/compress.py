@@ -17,14 +17,10 @@ from torch import Tensor
 
 import ttlib
 from ttlib.errors import NonFiniteError, RankError, ShapeError, TTFileError
-from ttlib_peft.adapter_folder import read_weights, write_adapter
+from ttlib_peft.adapter_folder import CARRIED_OVER, ROOT, read_weights, write_adapter
 from ttlib_peft.methods.loretta_rep import LorettaRepConfig
 from ttlib_peft.tt_linear import choose_shape
 
-_CARRIED_OVER = (
-    "task_type", "base_model_name_or_path", "revision", "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern", "modules_to_save",
-)  # fmt: skip
 # Settings under which A B is not the whole update, or not an update of one weight
 _OTHER_UPDATES = (
     "use_dora", "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "velora_config",
@@ -37,7 +33,6 @@ _SUFFIXES = (
     (".lora_A.weight", ".lora_B.weight"),
     (".lora_embedding_A", ".lora_embedding_B"),
 )
-_ROOT = "base_model.model."
 _HALVINGS = 20
 
 
@@ -195,7 +190,7 @@ def _updates(config: Any, weights: dict[str, Tensor]) -> dict[str, _Update]:
 
 def _scaling(config: Any, name: str, r: int) -> float:
     pattern = config.alpha_pattern or {}
-    alpha = pattern.get(get_pattern_key(list(pattern), name.removeprefix(_ROOT)), config.lora_alpha)
+    alpha = pattern.get(get_pattern_key(list(pattern), name.removeprefix(ROOT)), config.lora_alpha)
     return float(alpha / (math.sqrt(r) if config.use_rslora else r))
 
 
@@ -280,7 +275,7 @@ def _assembled(
             flat = torch.cat([core.reshape(-1) for core in train.cores])
             result[f"{name}.loretta_rep_{letter}.flat"] = flat.to(updates[name].dtype)
     modules = tuple(
-        CompressedModule(name.removeprefix(_ROOT), found.relative_error, _numel(updates[name]), found.parameters)
+        CompressedModule(name.removeprefix(ROOT), found.relative_error, _numel(updates[name]), found.parameters)
         for name, found in trains.items()
     )
     compressed = CompressedLora(_rep_config(lora, updates, trains), result, modules)
@@ -300,7 +295,7 @@ def _numel(update: _Update) -> int:
 def _rep_config(lora: Any, updates: dict[str, _Update], trains: dict[str, _Trains]) -> LorettaRepConfig:
     # longest name first: PEFT takes the first pattern that is an end of the module's name
     names = sorted(updates, key=len, reverse=True)
-    rank = {name.removeprefix(_ROOT): updates[name].p.shape[1] for name in names}
+    rank = {name.removeprefix(ROOT): updates[name].p.shape[1] for name in names}
     r = max(rank.values())
     shapes = {
         f"{rows}x{cols}": list(modes)
@@ -308,7 +303,7 @@ def _rep_config(lora: Any, updates: dict[str, _Update], trains: dict[str, _Train
         for (rows, cols), modes in zip((update.p.shape, update.q.shape), update.shapes, strict=True)
     }
     ranks = {
-        name.removeprefix(_ROOT): {"A": list(trains[name].a.ranks[1:-1]), "B": list(trains[name].b.ranks[1:-1])}
+        name.removeprefix(ROOT): {"A": list(trains[name].a.ranks[1:-1]), "B": list(trains[name].b.ranks[1:-1])}
         for name in names
     }
     others = {name: own for name, own in rank.items() if own != r}
@@ -323,5 +318,5 @@ def _rep_config(lora: Any, updates: dict[str, _Update], trains: dict[str, _Train
         bias="loretta_only" if lora.bias == "lora_only" else lora.bias,
         dropout=lora.lora_dropout,
         inference_mode=True,
-        **{name: copy.copy(getattr(lora, name)) for name in _CARRIED_OVER},
+        **{name: copy.copy(getattr(lora, name)) for name in (*CARRIED_OVER, "modules_to_save")},
     )

@@ -15,19 +15,13 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttlib_peft.adapter_folder import write_adapter
+from ttlib_peft.adapter_folder import CARRIED_OVER, ROOT, write_adapter
 from ttlib_peft.config import TensorAdapterConfig, size
 from ttlib_peft.layer import TensorAdapterLayer
 from ttlib_peft.tensorized import TensorizedLinear
 
 _log = logging.getLogger(__name__)
 
-# Settings that select the same modules and describe the same task in a LoraConfig.
-_CARRIED_OVER = (
-    "task_type", "base_model_name_or_path", "revision", "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern",
-)  # fmt: skip
-_ROOT = "base_model.model."
 # What PEFT trains whole in every classifier.
 _HEADS = ("classifier", "score")
 # An error above this is more than the rounding of the adapter's own dtype.
@@ -109,7 +103,7 @@ def save_as_lora(
 def _lora_config(
     config: TensorAdapterConfig, updates: Mapping[str, TensorAdapterLayer], dense: list[str], r: int
 ) -> LoraConfig:
-    settings = {name: copy.copy(getattr(config, name)) for name in _CARRIED_OVER}
+    settings = {name: copy.copy(getattr(config, name)) for name in CARRIED_OVER}
     settings["modules_to_save"] = _saved_whole(config, dense) or None
     settings["bias"] = "lora_only" if config.bias == "loretta_only" else config.bias
     conv1d = any(isinstance(layer.get_base_layer(), Conv1D) for layer in updates.values())
@@ -118,7 +112,7 @@ def _lora_config(
 
 def _saved_whole(config: TensorAdapterConfig, dense: list[str]) -> list[str]:
     """The modules that LoRA has to train whole: a tensorised layer of a head is a part of that head again."""
-    names = [*(config.modules_to_save or ()), *(name.removeprefix(_ROOT) for name in dense)]
+    names = [*(config.modules_to_save or ()), *(name.removeprefix(ROOT) for name in dense)]
     # PEFT itself adds these heads for classifiers, and one module must not be named twice
     heads = _HEADS if config.task_type in ("SEQ_CLS", "TOKEN_CLS") else ()
     return [*dict.fromkeys(next((head for head in heads if head in name.split(".")), name) for name in names)]
@@ -137,7 +131,7 @@ def _within_rank(factors: dict[str, tuple[Tensor, Tensor]], rank: int | None) ->
     if worst is not None and errors[worst] > _UNNOTICED:
         msg = (
             f"rank={limit} cuts {len(errors)} of {len(factors)} updates; the largest relative error is "
-            f"{errors[worst]:.1e} in the Frobenius norm, in {worst.removeprefix(_ROOT)}"
+            f"{errors[worst]:.1e} in the Frobenius norm, in {worst.removeprefix(ROOT)}"
         )
         warnings.warn(msg, RuntimeWarning, stacklevel=4)
     return cut

@@ -235,15 +235,15 @@ def _count_config(skeleton: PreTrainedModel, config: PeftConfig) -> MethodCount:
         trained=trainable_parameters(adapted),
         base=base,
         file_bytes=_file_bytes(saved),
-        matrix_rank=min((min(one.ranks[one.split], one.in_features, one.out_features) for one in trains), default=None),
-        nominal_rank=min((min(one.in_features, one.out_features) for one in trains), default=None),
+        matrix_rank=min((train.matrix_rank for train in trains), default=None),
+        nominal_rank=min((train.nominal_rank for train in trains), default=None),
     )
 
 
 def _adapted(skeleton: PreTrainedModel, config: PeftConfig) -> nn.Module:
     own = copy.deepcopy(config)
     if isinstance(own, TensorAdapterConfig) and own.seed is None:
-        own.seed = 0  # drawn from a tensor otherwise, which has no value on the meta device
+        own.seed = 0  # counting draws nothing from the generator of its caller
     with torch.device("meta"):
         return get_peft_model(skeleton, own, low_cpu_mem_usage=True)
 

@@ -14,7 +14,6 @@ from torch import nn
 from ttlib_peft.accounting import trainable_parameters
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.layer import TensorAdapterLayer
-from ttlib_peft.tt_linear import TTLinear
 from ttlib_peft.tuner import tt_modules
 
 _ADAPTER = "default"
@@ -107,13 +106,9 @@ def _group(pattern: str, names: Sequence[str], layer: TensorAdapterLayer) -> Tar
         role=layer.role(_ADAPTER),
         trains=tuple((train.tensor_shape, train.ranks, train.split) for train in trains),
         parameters=sum(parameter.numel() for train in trains for parameter in train.parameters()),
-        matrix_rank=min((min(train.ranks[train.split], _nominal(train)) for train in trains), default=0),
-        nominal_rank=min((_nominal(train) for train in trains), default=0),
+        matrix_rank=min((train.matrix_rank for train in trains), default=0),
+        nominal_rank=min((train.nominal_rank for train in trains), default=0),
     )
-
-
-def _nominal(train: TTLinear) -> int:
-    return min(train.in_features, train.out_features)
 
 
 def _rows(group: TargetGroup) -> list[tuple[str, ...]]:

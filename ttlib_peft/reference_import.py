@@ -18,7 +18,7 @@ import ttlib
 from ttlib.errors import NonFiniteError, ShapeError, TTFileError
 from ttlib.ranks import clip_ranks
 from ttlib.shapes import find_split
-from ttlib_peft.adapter_folder import CONFIG, read_weights, write_adapter
+from ttlib_peft.adapter_folder import CONFIG, ROOT, read_weights, write_adapter
 from ttlib_peft.config import size
 from ttlib_peft.methods.loretta_adp import LorettaAdpConfig
 from ttlib_peft.methods.loretta_rep import LorettaRepConfig
@@ -31,7 +31,6 @@ _MATRICES = {
     "adapter_down": "loretta_adp_down", "adapter_up": "loretta_adp_up",
 }  # fmt: skip
 _PREFIX = {"LORA": "loretta_rep_", "BOTTLENECK": "loretta_adp_"}
-_ROOT = "base_model.model."
 # The modules that the reference adapts in front, in every architecture it has a table for.
 _ADAPTED_IN_FRONT = ("gate_proj", "up_proj", "fc1", "fc_in", "c_fc", "dense_h_to_4h")
 _ACTIVATIONS = {"swish": "silu", "linear": "identity"}
@@ -126,7 +125,7 @@ def import_reference(folder: str | os.PathLike[str]) -> ImportedAdapter:
         name: matrix if matrix.modes == modes[matrix.size] else matrix.over(modes[matrix.size])
         for name, matrix in matrices.items()
     }
-    redecomposed = tuple(name.removeprefix(_ROOT) for name in settled if settled[name] is not matrices[name])
+    redecomposed = tuple(name.removeprefix(ROOT) for name in settled if settled[name] is not matrices[name])
     config = _config(settings, settled, modes)
     return ImportedAdapter(config, _renamed(weights, settled, settings), _lost(weights, settings), redecomposed)
 
@@ -251,8 +250,8 @@ def _config(
         "tensor_rank_pattern": _other_ranks(matrices, settings["tensor_rank"]),
         "init_weights": "gaussian",  # no start is subtracted; a tensorised module stands in the place of the dense
         "dropout": float(settings.get("lora_dropout", settings.get("adapter_dropout")) or 0.0),
-        "target_modules": sorted(target.removeprefix(_ROOT) for target in targets),
-        "tensorize_modules": [name.removeprefix(_ROOT) for name in tensorized] or None,
+        "target_modules": sorted(target.removeprefix(ROOT) for target in targets),
+        "tensorize_modules": [name.removeprefix(ROOT) for name in tensorized] or None,
         "modules_to_save": settings.get("modules_to_save"),
         "task_type": settings.get("task_type"),
         "base_model_name_or_path": settings.get("base_model_name_or_path") or None,
@@ -283,7 +282,7 @@ def _other_ranks(matrices: Mapping[str, _Matrix], tensor_rank: int) -> dict[str,
         if matrix.inner_ranks != list(clip_ranks(matrix.modes, tensor_rank))[1:-1]:
             differ.add(owner)
     # longest name first: PEFT takes the first pattern that is an end of the module's name
-    return {owner.removeprefix(_ROOT): ranks[owner] for owner in sorted(differ, key=len, reverse=True)}
+    return {owner.removeprefix(ROOT): ranks[owner] for owner in sorted(differ, key=len, reverse=True)}
 
 
 def _renamed(

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+
+def is_called(name: str, suffix: str) -> bool:
+    """Tell whether a module's name is *suffix*, or ends in it after a dot, as PEFT matches names in a list.
+
+    >>> is_called("layer.0.output.dense", "output.dense"), is_called("layer.0.condense", "dense")
+    (True, False)
+    """
+    return f".{name}".endswith(f".{suffix}")
+
+
 # LoRETTA_rep is a re-parameterised LoRA (paper, section 3.3): PEFT's own table for LoRA is its table too, and
 # stays in step with the architectures PEFT learns.
 REP_TARGET_MODULES = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ttlib_peft.config import TensorAdapterConfig
 from ttlib_peft.layer import TensorAdapterLayer, start_at_zero
 from ttlib_peft.spectral_init import start_in
+from ttlib_peft.targets import is_called
 from ttlib_peft.tt_linear import TTLinear
 
 
@@ -118,7 +119,7 @@ class TensorizedLinear(TensorAdapterLayer):
 
 def is_tensorized(config: TensorAdapterConfig, name: str) -> bool:
     """Tell whether *config* asks for this module to be trained as a tensor train."""
-    return any(f".{name}".endswith(f".{suffix}") for suffix in config.tensorize_modules or ())
+    return any(is_called(name, suffix) for suffix in config.tensorize_modules or ())
 
 
 def without_tensorized(model: nn.Module, config: TensorAdapterConfig) -> list[str] | None:

@@ -87,6 +87,16 @@ class TTLinear(nn.Module):
         self.reset_parameters(std=1 / math.sqrt(3 * in_features) if std is None else std, generator=generator)
 
     @property
+    def nominal_rank(self) -> int:
+        """The rank that the sizes of W allow."""
+        return min(self.in_features, self.out_features)
+
+    @property
+    def matrix_rank(self) -> int:
+        """The largest rank that W can have: the bond between its rows and columns bounds it too."""
+        return min(self.ranks[self.split], self.nominal_rank)
+
+    @property
     def core_shapes(self) -> list[tuple[int, int, int]]:
         """The (r, n, r') of every core."""
         return list(self.train_shapes.cores)

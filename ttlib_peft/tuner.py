@@ -24,6 +24,7 @@ from ttlib_peft.grouping import FactorGroup
 from ttlib_peft.layer import TensorAdapterLayer
 from ttlib_peft.loading import CheckedLoading
 from ttlib_peft.mixed_batch import one_adapter_a_sample
+from ttlib_peft.targets import is_called
 from ttlib_peft.tensorized import TensorizedLinear, is_tensorized, without_tensorized
 from ttlib_peft.tt_linear import TTLinear
 
@@ -53,7 +54,7 @@ class TensorAdapterTuner(CheckedLoading):
             peft_config.modules_to_save = [*named, *(n for n in norm_names(model) if n not in named)]
         names = [name for name, _ in model.named_modules()]
         for suffix in peft_config.tensorize_modules or ():
-            if not any(f".{name}".endswith(f".{suffix}") for name in names):
+            if not any(is_called(name, suffix) for name in names):
                 msg = f"tensorize_modules names {suffix!r}, which is no module of this {type(model).__name__}"
                 raise ValueError(msg)
         peft_config.modules_to_save = without_tensorized(model, peft_config)

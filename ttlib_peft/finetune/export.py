@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from ttlib_peft.adapter_folder import CONFIG, WEIGHTS
 from ttlib_peft.atomic import read_json, replacing
 from ttlib_peft.convert import save_as_lora
 from ttlib_peft.finetune.settings import FinetuneError
@@ -27,8 +28,6 @@ _MODEL_CLASSES: dict[str, Any] = {
     "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
     "QUESTION_ANS": AutoModelForQuestionAnswering,
 }
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _HEAD_WEIGHTS = (".classifier.weight", ".score.weight", ".out_proj.weight")
 
 
@@ -38,12 +37,12 @@ def export_lora(adapter: Path, output: Path, *, base: str | None = None, rank: i
     `base` names the base model if it is no longer where the adapter's config says. The update of loretta-rep is
     exactly low-rank, so nothing is lost unless `rank` caps the rank; the trained head goes along.
     """
-    for name in (_ADAPTER_CONFIG, _ADAPTER_WEIGHTS):
+    for name in (CONFIG, WEIGHTS):
         if not (adapter / name).is_file():
             msg = f"no {name} in {adapter}; give the folder that save_pretrained wrote"
             raise FinetuneError(msg)
     check_unused(output)
-    config = read_json(adapter / _ADAPTER_CONFIG)
+    config = read_json(adapter / CONFIG)
     model_class = _MODEL_CLASSES.get(config.get("task_type") or "", AutoModel)
     size = {"num_labels": _labels(adapter)} if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS") else {}
     name = base or config["base_model_name_or_path"]
@@ -65,7 +64,7 @@ def check_unused(output: Path) -> None:
 
 def _labels(adapter: Path) -> int:
     """The number of labels, read off the head that the adapter carries."""
-    with safe_open(str(adapter / _ADAPTER_WEIGHTS), framework="pt") as stored:
+    with safe_open(str(adapter / WEIGHTS), framework="pt") as stored:
         for name in stored.keys():  # noqa: SIM118 (not a dict)
             if name.endswith(_HEAD_WEIGHTS):
                 return int(stored.get_slice(name).get_shape()[0])

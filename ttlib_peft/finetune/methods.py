@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ttlib_peft.finetune.settings import FinetuneError, FinetuneSettings, Method
 from ttlib_peft.methods.loretta_adp import LorettaAdpConfig
 from ttlib_peft.methods.loretta_rep import LorettaRepConfig
+from ttlib_peft.targets import is_called
 
 PEFT_METHODS: frozenset[Method] = frozenset({"loretta-rep", "loretta-adp", "lora"})
 
@@ -52,7 +53,7 @@ def check_target_modules(skeleton: PreTrainedModel, settings: FinetuneSettings) 
     """Refuse target modules that the model does not have, before any of the methods is trained."""
     modules = dict(skeleton.named_modules())
     for target in settings.target_modules or ():
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
+        if not any(is_called(name, target) for name in modules):
             linear = {name.split(".")[-1] for name, module in modules.items() if isinstance(module, nn.Linear)}
             msg = (
                 f"target module {target!r} is not in {settings.model}; its linear layers are called "

@@ -16,7 +16,7 @@ from ttlib_peft.bottleneck import Bottleneck, bottleneck
 from ttlib_peft.config import TensorAdapterConfig, TensorPeftType, number, one_of, size
 from ttlib_peft.layer import TensorAdapterLayer, activation, start_at_zero
 from ttlib_peft.spectral_init import leading_directions, start_in
-from ttlib_peft.targets import ADP_INPUT_TARGET_MODULES, ADP_TARGET_MODULES
+from ttlib_peft.targets import ADP_INPUT_TARGET_MODULES, ADP_TARGET_MODULES, is_called
 from ttlib_peft.tt_linear import TTLinear
 from ttlib_peft.tuner import TensorAdapterTuner
 
@@ -66,9 +66,7 @@ class LorettaAdpConfig(TensorAdapterConfig):
         """Return the configuration of one module, with the side on which it is adapted."""
         own = copy.copy(super().for_module(name))
         if isinstance(self.placement, Mapping):
-            own.placement = next(
-                (side for suffix, side in self.placement.items() if f".{name}".endswith(f".{suffix}")), "output"
-            )
+            own.placement = next((side for suffix, side in self.placement.items() if is_called(name, suffix)), "output")
         return own
 
 

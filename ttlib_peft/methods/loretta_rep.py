@@ -123,13 +123,8 @@ class LorettaRepModel(TensorAdapterTuner):
     def _post_injection_hook(self, model: nn.Module, config: TensorAdapterConfig, adapter_name: str) -> None:
         super()._post_injection_hook(model, config, adapter_name)
         layers = [m for m in model.modules() if isinstance(m, LorettaRepLinear) and adapter_name in m.loretta_rep_A]
-        caps = [
-            (
-                min(train.ranks[train.split] for train in own),
-                min(own[1].in_features, own[0].in_features, own[1].out_features),
-            )
-            for own in (layer._trains(adapter_name) for layer in layers)
-        ]
+        trains = [layer._trains(adapter_name) for layer in layers]
+        caps = [(min(a.matrix_rank, b.matrix_rank), min(a.nominal_rank, b.nominal_rank)) for a, b in trains]
         capped = [(rank, r) for rank, r in caps if rank < r]
         if capped and not config.inference_mode:
             rank, r = capped[0]

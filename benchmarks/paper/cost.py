@@ -4,7 +4,8 @@ Time: CPU seconds on one thread, every method in turn with LoRA r=8 right after 
 speed meets both.  Memory: the peak of all tensors that a step makes, to the byte, as PyTorch's allocator saw them: what
 is kept for the backward pass and the gradients, but neither weights nor optimiser, which stand in columns of their own.
 Operations: those of the matrix products, forward and backward, by PyTorch's counter (a train calculates with plain
-operations while it is watched: under 0.3% more than otherwise).  Files: what is really written to the disk.
+operations while it is watched: under 0.3% more than otherwise).  Files: what is really written to the disk, names and
+shapes included, and of trains with a residual start the numbers that they began with.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Step:
 def write(path: Path, *, quick: bool = False, echo: Callable[[str], None] = print) -> None:
     """Measure all, and write costs.json: `costs` of methods, `sizes` of the paper's models, `ratios` between these.
 
-    `quick` measures tiny models once and counts a few of the paper's: the file has its form, and times that mean nothing.
+    `quick` measures tiny models once and counts a few of the paper's: the form is the same, the times mean nothing.
     """
     counts = paper_counts(TABLES["t1-roberta"] if quick else ROWS)
     commit, versions = environment()

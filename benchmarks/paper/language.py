@@ -97,7 +97,8 @@ class LanguageProblem:
 def encode(tokenizer: PreTrainedTokenizerBase, asked: Example, max_length: int) -> Encoded:
     """Tokens of an example, the beginning of its context cut off so that it and any option take `max_length`.
 
-    The question and the options stay whole, whatever their length.  An open answer ends with the token that ends texts.
+    The question and the options stay whole, whatever their length.  An open answer ends with the token that ends texts;
+    it is left the room that one is written in, so that the length of a prompt says nothing of the right answer.
     """
 
     def tokens(text: str) -> list[int]:
@@ -106,10 +107,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, asked: Example, max_length: int) 
     question = tokens(asked.question)
     # Read behind the question, for a text by itself may begin with other tokens.
     options = [tokens(asked.question + option)[len(question) :] for option in asked.options]
+    longest = max(map(len, options))
     if asked.gold is None:
-        options = [[*option, _end(tokenizer)] for option in options]
+        options, longest = [[*option, _end(tokenizer)] for option in options], _NEW_TOKENS
     start = _start(tokenizer)
-    room = max_length - len(start) - len(question) - max(map(len, options))
+    room = max_length - len(start) - len(question) - longest
     context = tokens(asked.context)
     return Encoded(asked, [*start, *context[max(0, len(context) - max(0, room)) :], *question], options)
 

@@ -93,7 +93,7 @@ def outcome(cell, status="finished"):
     draw = random.Random(cell.key)  # noqa: S311
     batches = random.Random(cell.seed)  # noqa: S311  # all methods of a seed see the same rows
     start = {"gaussian": 0.3, "zero": 0.05}.get(dict(cell.options).get("init_weights"), 0.0)
-    after = [{task: draw.uniform(0.5, 0.9) for task in cell.tasks} for _ in cell.tasks]
+    after = [{task: draw.uniform(0.5, 0.9) for task in cell.tasks[:learnt]} for learnt, _ in enumerate(cell.tasks, 1)]
     finished = status == "finished"
     return {
         "status": status,
@@ -149,7 +149,7 @@ def line(ax, label):
 class TestFiles:
     def test_names_and_places(self, tmp_path):
         costs = {"costs": [{"model": "minilm", "method": name, "file_bytes": 4 * SIZES[name]} for name in METHODS]}
-        found = draw_all(PROFILE, COMPLETE, tmp_path / "new" / "folder", costs)
+        found = draw_all(PROFILE, {}, tmp_path / "new" / "folder", costs)
         assert set(found) == {*PLANS, "storage"} - {"pareto_language"}  # the profile has no such study
         for name, path in found.items():
             assert path == tmp_path / "new" / "folder" / f"{name}.svg"
@@ -173,7 +173,7 @@ class TestFiles:
         assert old.read_text().startswith("<?xml")
 
     def test_a_profile_without_studies_has_no_figures(self, tmp_path):
-        assert draw_all(Profile("none", "", {}), {}, tmp_path) == {}
+        assert draw_all(Profile("none", "", {}), {}, tmp_path, {"costs": []}) == {}
 
 
 @pytest.fixture
@@ -287,6 +287,18 @@ class TestInitialisation:
         (said,) = texts(initialisation(study("init", found, method="loretta-adp"), ax=axes()))[:1]
         assert "nothing to compare with" in said
 
+    def test_a_start_without_a_seed_in_common_is_named(self):
+        kept = {"gaussian": (1, 2), None: (0, 1)}
+        found = lines(
+            cell
+            for cell in PROFILE.studies["init"]
+            if cell.seed in kept.get(dict(cell.options).get("init_weights"), (2,))  # zero, spectral: no common seed
+        )
+        ax = initialisation(study("init", found, method="loretta-adp"), ax=axes())
+        assert ax.get_xlabel() == "optimiser steps\nno seed in common with residual: zero, spectral"
+        assert len(line(ax, "gaussian")[0]) > 0
+        assert len(line(ax, "zero")[0]) == 0
+
     def test_more_starts_than_looks(self):
         starts = [{}, *({"init_weights": f"start {number}"} for number in range(len(VARIANT_LOOKS) + 2))]
         own = cells(["loretta-adp"], ["sst2"], starts)
@@ -299,7 +311,8 @@ class TestForgetting:
         part = study("t4")
         ax = forgetting(part, "mrpc", ax=axes())
         for own, drawn in zip(part.runs, ax.containers, strict=True):
-            scores = np.array([[stage["mrpc"] for stage in found["after_each"]] for found in own.finished.values()])
+            scored = [found["after_each"][1:] for found in own.finished.values()]  # it is the second task
+            scores = np.array([[stage["mrpc"] for stage in stages] for stages in scored])
             np.testing.assert_allclose(drawn.lines[0].get_ydata().astype(float), 100 * scores.mean(axis=0))
             (whiskers,) = drawn.lines[2]
             heights = [np.ptp(segment[:, 1]) for segment in whiskers.get_segments()]

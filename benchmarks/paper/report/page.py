@@ -55,7 +55,7 @@ _READING = (
 )
 SECTIONS = (
     Section("t1", "Table 1: methods on an encoder", _READING, tables.methods, sentences.averages,
-            {"pareto": "Average score against trained parameters (the paper's Figure 1)"}),
+            {"pareto": "Figure 1: average score against trained parameters, mean and standard deviation"}),
     Section("lm", "Tables 2 and 3: methods on a language model", _READING + " The language model's head is frozen.",
             tables.methods, sentences.averages,
             {"pareto_language": "Average score against trained parameters, language model"}),
@@ -63,16 +63,16 @@ SECTIONS = (
             "One adapter and one head learn the tasks in this order; scores are taken after the last. Lost: points "
             "since right after the task was learnt. The paper's Table 4 scores MRPC by accuracy.",
             tables.sequences, sentences.kept,
-            {"forgetting": "Scores after each task of the sequence"}),
+            {"forgetting": "Scores after each task of the sequence, mean and standard deviation"}),
     Section("t6", "Table 6: tensor ranks", "The rank of every bond.",
             partial(tables.settings, names=("tensor_rank",)), sentences.spread,
-            {"ranks": "Score against tensor rank"}),
+            {"ranks": "Score against tensor rank, mean and standard deviation"}),
     Section("t7", "Table 7: shapes", "The modes of the trains; the default is what the search for shapes proposes.",
-            partial(tables.settings, names=("tensor_shape",)), sentences.spread, {"shapes": "Score by shape"}),
+            partial(tables.settings, names=("tensor_shape",)), sentences.spread, {"shapes": "Score by shape, mean and standard deviation"}),
     Section("t11", "Table 11: norms and head", "What is trained beside the adapter.",
             partial(tables.settings, names=("train_norms", "head")), sentences.spread, {}),
     Section("init", "Starts", "How the cores begin. Losses of training batches, and of the evaluation at the end.",
-            tables.starts, sentences.first_batches, {"initialisation": "Training loss by start"}),
+            tables.starts, sentences.first_batches, {"initialisation": "Training loss above that of the default start, same batches"}),
     Section("curves", "Figure 4: evaluation loss", "Many epochs over few rows, evaluated on the way.",
             tables.curves, sentences.climbing, {"curves": "Evaluation loss, mean and standard deviation"}),
 )  # fmt: skip
@@ -96,11 +96,12 @@ def write(profile: Profile, results: Path, page: Path) -> None:
 def render(evidence: Evidence, figures: Mapping[str, str]) -> str:
     """The page as text; *figures* are links by name."""
     left = dict(figures)
-    parts = [_HEAD, *what_was_run(evidence), *_verdicts(evidence), *_choice(evidence)]
+    parts = [_HEAD, *_verdicts(evidence), *_choice(evidence)]
     for section in SECTIONS:
         parts += _section(section, evidence.study(section.study), left)
     parts += costs.sections(evidence, left)
     parts += [_image(name.replace("_", " "), link) for name, link in left.items()]
+    parts += what_was_run(evidence)
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 

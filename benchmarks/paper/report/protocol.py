@@ -17,8 +17,15 @@ from benchmarks.paper.tasks import TASKS
 def what_was_run(evidence: Evidence) -> Iterator[str]:
     """Profile, progress, software, budgets, data and learning rates."""
     profile = evidence.profile
-    yield "## What was run"
+    yield "## What was run, and how to run it again"
     yield f"Profile `{profile.name}`: {profile.description}. {_progress(evidence)}"
+    yield (
+        f"```sh\nmake study PROFILE={profile.name} DATA=folder    # or DATA=hub\n```\n\nmakes the runs that have no "
+        "result yet, on two cores, and writes this page. All methods share one trainer: AdamW without weight decay, a "
+        "rate that rises over the first 6 % of the steps and falls linearly to zero, gradients clipped at 1, float32, "
+        "and the same rows in the same order for all methods of a seed. The same cell run again gives the same numbers "
+        "on the same machine."
+    )
     yield _software(evidence)
     yield f"### Budgets\n\n{_budgets(evidence.cells)}"
     yield f"### Data\n\n{_data(evidence.cells)}"
@@ -30,10 +37,15 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
         yield (
             f"Each method has the smallest rate that scores within {100 * TOLERANCE:g} points of the best, on rows of "
             "the training split that no run trains on; the reported rows were never used to choose anything. Other "
-            "tasks, and other settings of a method, take the rate that its default got. A rate at the edge of what was "
-            f"tried might be better still outside.{_stand_ins(profile)}"
+            f"tasks, and other settings of a method, take the rate that its default got.{_stand_ins(profile)} Tried: "
+            f"{_tried(profile)}; a star marks a rate at the edge, which might be better still outside."
         )
         yield str(rates(evidence))
+
+
+def _tried(profile: Profile) -> str:
+    tried = {cell.learning_rate for cells in profile.tuning.values() for cell in cells}
+    return ", ".join(f"{rate:g}" for rate in sorted(rate for rate in tried if rate is not None))
 
 
 def _stand_ins(profile: Profile) -> str:

@@ -117,23 +117,23 @@ def _lowest(outcome: Outcome) -> float | None:
 
 
 def rates(evidence: Evidence) -> Table:
-    """The learning rate that each method got, and from where."""
-    rows = []
+    """The learning rate that each method got, by what it was picked on; a star: at the edge of what was tried."""
+    picked: dict[tuple[str, str], dict[str, str]] = {}
     for name, cells in evidence.profile.tuning.items():
         own_model, method, *_ = name.split("/")
-        grid = sorted({cell.learning_rate for cell in cells if cell.learning_rate is not None})
-        picked = evidence.picks.get(name)
-        edge = "" if picked is None or picked not in (grid[0], grid[-1]) else ", at the edge"
-        rows.append(
-            (
-                title(method),
-                model(own_model),
-                "—" if picked is None else f"{picked:g}{edge}",
-                ", ".join(f"{rate:g}" for rate in grid),
-                ", ".join(dict.fromkeys(task(own) for cell in cells for own in cell.tasks)),
-            )
-        )
-    return Table(("method", "model", "picked", "tried", "on"), rows)
+        on = ", ".join(dict.fromkeys(task(own) for cell in cells for own in cell.tasks))
+        grid = {cell.learning_rate for cell in cells if cell.learning_rate is not None}
+        rate = evidence.picks.get(name)
+        edge = "*" if rate in (min(grid), max(grid)) else ""
+        picked.setdefault((own_model, method), {})[on] = "—" if rate is None else f"{rate:g}{edge}"
+    places = list(dict.fromkeys(on for row in picked.values() for on in row))
+    return Table(
+        ("method", "model", *(f"picked on {on}" for on in places)),
+        [
+            (title(method), model(own_model), *(row.get(on, "") for on in places))
+            for (own_model, method), row in picked.items()
+        ],
+    )
 
 
 def _size(study: Study, variant: Variant) -> tuple[bool, int]:

@@ -55,7 +55,7 @@ _READING = (
 )
 SECTIONS = (
     Section("t1", "Table 1: methods on an encoder", _READING, tables.methods, sentences.averages,
-            {"pareto": "Figure 1: average score against trained parameters, mean and standard deviation"}),
+            {"pareto": "Figure 1: average score against trained parameters"}),
     Section("lm", "Tables 2 and 3: methods on a language model", _READING + " The language model's head is frozen.",
             tables.methods, sentences.averages,
             {"pareto_language": "Average score against trained parameters, language model"}),
@@ -68,11 +68,13 @@ SECTIONS = (
             partial(tables.settings, names=("tensor_rank",)), sentences.spread,
             {"ranks": "Score against tensor rank, mean and standard deviation"}),
     Section("t7", "Table 7: shapes", "The modes of the trains; the default is what the search for shapes proposes.",
-            partial(tables.settings, names=("tensor_shape",)), sentences.spread, {"shapes": "Score by shape, mean and standard deviation"}),
+            partial(tables.settings, names=("tensor_shape",)), sentences.spread,
+            {"shapes": "Score by shape, mean and standard deviation"}),
     Section("t11", "Table 11: norms and head", "What is trained beside the adapter.",
             partial(tables.settings, names=("train_norms", "head")), sentences.spread, {}),
     Section("init", "Starts", "How the cores begin. Losses of training batches, and of the evaluation at the end.",
-            tables.starts, sentences.first_batches, {"initialisation": "Training loss above that of the default start, same batches"}),
+            tables.starts, sentences.first_batches,
+            {"initialisation": "Training loss above that of the default start, on the same batches"}),
     Section("curves", "Figure 4: evaluation loss", "Many epochs over few rows, evaluated on the way.",
             tables.curves, sentences.climbing, {"curves": "Evaluation loss, mean and standard deviation"}),
 )  # fmt: skip

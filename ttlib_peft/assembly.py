@@ -102,6 +102,11 @@ def plain_factors(layout: Layout, flats: Sequence[Tensor], starts: Sequence[Tens
             layout, [f.float() for f in flats], None if starts is None else [s.float() for s in starts]
         )
         return Factors(*[None if part is None else part.to(dtype) for part in wide])  # type: ignore[arg-type]
+    with without_autocast(flats[0].device):
+        return _plain_factors(layout, flats, starts)
+
+
+def _plain_factors(layout: Layout, flats: Sequence[Tensor], starts: Sequence[Tensor] | None) -> Factors:
     cores: Sequence[Sequence[Any]] = [train.unpack(flat) for train, flat in zip(layout, flats, strict=True)]
     if starts is not None:
         bases = [train.unpack(start) for train, start in zip(layout, starts, strict=True)]
@@ -231,9 +236,10 @@ class Assembly(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # noqa: D102
         if ctx.spent is not None:
             ctx.spent()
-        if torch.is_grad_enabled():
-            return (None, None, *_differentiable_gradients(ctx, grads))
-        return (None, None, *_gradients(ctx.contracted, grads))
+        with without_autocast(ctx.contracted.pt.device):
+            if torch.is_grad_enabled():
+                return (None, None, *_differentiable_gradients(ctx, grads))
+            return (None, None, *_gradients(ctx.contracted, grads))
 
 
 def assemble(contracted: Contracted, flats: Sequence[Tensor], spent: Callable[[], None] | None = None) -> list[Factors]:
@@ -303,11 +309,10 @@ def _gradients(contracted: Contracted, grads: Sequence[Tensor | None]) -> list[T
     if contracted.start is not None:  # U0 does not move, and V = V0 + dV as dV does
         left, right = left[:, : plan.rank], right[:, : plan.rank] + right[:, plan.rank :]
     to[plan.roots[0]], to[plan.roots[1]] = left.transpose(1, 2), right
-    with without_autocast(like.device):
-        for operand, step in reversed(tuple(enumerate(plan.steps, start=leaves))):
-            grad = to[operand].reshape(layers, step.rows, step.cols)
-            to[step.left] = torch.bmm(grad, _right(values, step).transpose(1, 2))
-            to[step.right] = torch.bmm(_left(values, step).transpose(1, 2), grad)
+    for operand, step in reversed(tuple(enumerate(plan.steps, start=leaves))):
+        grad = to[operand].reshape(layers, step.rows, step.cols)
+        to[step.left] = torch.bmm(grad, _right(values, step).transpose(1, 2))
+        to[step.right] = torch.bmm(_left(values, step).transpose(1, 2), grad)
     packed = torch.cat([core.reshape(layers, -1) for core in to[:leaves]], dim=1)
     parts = packed.to(like.dtype).view(-1).split(sizes_of(layout) * layers)
     used = [grads[i] is not None or grads[layers + i] is not None for i in range(layers)]

@@ -7,6 +7,9 @@ activation, a = act(z), a0 = act(z0):
     a Up - a0 Up0 = (a dU + (a - a0) U0) V0 + (a U) dV        with Up = U V,  U = U0 + dU,  V = V0 + dV
 
 so every term holds a difference.  At the start dz is exactly zero, so a = a0, dU = 0 and dV = 0, and the sum is zero.
+
+Inside torch.autocast the products with the tall matrices are in its dtype, as those of nn.Linear.  The bottleneck stays
+in the dtype of the cores: in half precision z0 + dz would round away a dz of less than a part in 256.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ttlib_peft.assembly import Factors
-from ttlib_peft.eager import is_ordinary
-from ttlib_peft.skinny_product import add_product, as_dtype, as_rows, padded, scaled_mm
+from ttlib_peft.eager import is_ordinary, without_autocast
+from ttlib_peft.skinny_product import add_product, as_dtype, as_rows, padded, scaled_mm, tall_dtype
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -44,27 +47,31 @@ def bottleneck(x: Tensor, h: Tensor, layers: Bottleneck, activation: Activation,
         activation: what stands between them, elementwise.
         scale: a number.
     """
-    if not is_ordinary() or torch.is_autocast_enabled(x.device.type) or not torch.is_grad_enabled():
-        return _forward(x, h, layers, activation, scale)[0]
     down, up = layers.down, layers.up
-    return _Bottleneck.apply(
-        x, h, activation, scale, down.pt, down.q, layers.down_bias, up.pt, up.q, layers.up_bias, down.v0, up.v0
-    )  # fmt: skip
+    dtype = tall_dtype(down.q)
+    with without_autocast(x.device):
+        if not is_ordinary() or not torch.is_grad_enabled():
+            return _forward(x, h, layers, activation, scale, dtype)[0]
+        tensors = down.pt, down.q, layers.down_bias, up.pt, up.q, layers.up_bias, down.v0, up.v0
+        return _Bottleneck.apply(x, h, activation, scale, dtype, *tensors)
 
 
 class _Bottleneck(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h: Tensor, activation: Activation, scale: float, *tensors: Any) -> Tensor:
-        y, inner, au = _forward(x, h, _layers(tensors), activation, scale)
-        ctx.activation, ctx.scale, ctx.h_dtype = activation, scale, h.dtype
+    def forward(
+        ctx: Any, x: Tensor, h: Tensor, activation: Activation, scale: float, dtype: torch.dtype, *tensors: Any
+    ) -> Tensor:
+        y, inner, au = _forward(x, h, _layers(tensors), activation, scale, dtype)
+        ctx.activation, ctx.scale, ctx.dtype, ctx.h_dtype = activation, scale, dtype, h.dtype
         ctx.save_for_backward(x, inner, au, *tensors)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         differentiate = _differentiable_gradients if torch.is_grad_enabled() else _gradients
-        gx, *rest = differentiate(ctx, grad)
-        return gx, as_dtype(grad, ctx.h_dtype), None, None, *rest
+        with without_autocast(grad.device):  # of the caller of backward: the dtypes are those of forward
+            gx, *rest = differentiate(ctx, grad)
+        return gx, as_dtype(grad, ctx.h_dtype), None, None, None, *rest
 
 
 def _layers(tensors: Sequence[Any]) -> Bottleneck:
@@ -73,11 +80,11 @@ def _layers(tensors: Sequence[Any]) -> Bottleneck:
 
 
 def _forward(
-    x: Tensor, h: Tensor, layers: Bottleneck, activation: Activation, scale: float
+    x: Tensor, h: Tensor, layers: Bottleneck, activation: Activation, scale: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, x P and a U, the latter two as (k, tokens)."""
+    """Return y, x P and a U, the latter two as (k, tokens); products with the tall matrices are made in *dtype*."""
     up, k = layers.up, layers.up.moving
-    inner = layers.down.pt.mm(as_rows(x, layers.down.pt.dtype).t())  # x dU above x U0, or x U
+    inner = _mm(layers.down.pt, as_rows(x, dtype).t())  # x dU above x U0, or x U
     z, z0 = _bottleneck_inputs(inner, layers)
     a = activation(z)
     au = ahead = up.pt.mm(a.t())  # a dU above a U0, or a U
@@ -87,7 +94,13 @@ def _forward(
         au = ahead[:k] + ahead[k:]
         ahead, q = torch.cat((delta, au)), torch.cat((up.v0, q[k:]))
     ahead, q = torch.cat((ahead, ahead.new_ones((1, ahead.shape[1])))), torch.cat((q, layers.up_bias[None]))
-    return add_product(h, ahead.t(), q, scale).view(h.shape), inner, au
+    return add_product(h, as_dtype(ahead, dtype).t(), as_dtype(q, dtype), scale).view(h.shape), inner, au
+
+
+def _mm(few: Tensor, tall: Tensor, scale: float = 1.0) -> Tensor:
+    """Return scale few tall, multiplied in the dtype of the tall matrix and given in that of the few rows."""
+    rows = as_dtype(few, tall.dtype)
+    return as_dtype(rows.mm(tall) if scale == 1 else scaled_mm(rows, tall, scale), few.dtype)
 
 
 def _bottleneck_inputs(inner: Tensor, layers: Bottleneck) -> tuple[Tensor, Tensor | None]:
@@ -102,20 +115,20 @@ def _bottleneck_inputs(inner: Tensor, layers: Bottleneck) -> tuple[Tensor, Tenso
 def _gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     x, inner, au, *tensors = ctx.saved_tensors
     down, _, up, _ = layers = _layers(tensors)
-    rows, scale, k = as_rows(grad, up.q.dtype), ctx.scale, up.moving
+    rows, scale, k = as_rows(grad, ctx.dtype), ctx.scale, up.moving
     z, z0 = _bottleneck_inputs(inner, layers)
-    to_up = scaled_mm(torch.cat((au, au.new_ones((1, au.shape[1])))), rows, scale)
+    to_up = _mm(torch.cat((au, au.new_ones((1, au.shape[1])))), rows, scale)
     v = up.q[:k] if up.v0 is None else torch.cat((up.q[:k], up.v0))
-    back = scaled_mm(v, rows.t(), scale)  # (k, tokens): g V^T, above g V0^T where there is a start
+    back = _mm(v, rows.t(), scale)  # (k, tokens): g V^T, above g V0^T where there is a start
     ut, gz0 = up.pt, None
     if up.v0 is not None and z0 is not None:
         ut = up.pt[k:] + up.pt[:k]
         gz0 = _through(ctx.activation, z0, back[k:].t().mm(up.pt[k:]))[1]
     a, gz = _through(ctx.activation, z, back[:k].t().mm(ut))
-    gx, gu, gv = _down_gradients(x, inner, down, gz, None if gz0 is None else gz - gz0)
+    gx, gu, gv = _down_gradients(as_rows(x, ctx.dtype), inner, down, gz, None if gz0 is None else gz - gz0)
     down_gradients = padded(gu, down.pt), padded(gv, down.q), gz.sum(dim=0)
-    # of Q = [V; dV] as of one half
-    return [gx, *down_gradients, padded(back[:k].mm(a), up.pt), padded(to_up[:-1], up.q), to_up[-1], None, None]
+    up_gradients = padded(back[:k].mm(a), up.pt), padded(to_up[:-1], up.q), to_up[-1]  # Q = [V; dV] as one half
+    return [as_dtype(gx, x.dtype).view(x.shape), *down_gradients, *up_gradients, None, None]
 
 
 def _down_gradients(
@@ -128,8 +141,8 @@ def _down_gradients(
     if down.v0 is not None and gz0 is not None:
         back[k:].addmm_(down.v0, gz0.t())
         xu = inner[:k] + inner[k:]
-    gx = as_dtype(back.t().mm(down.pt), x.dtype).view(x.shape)
-    return gx, back[:k].mm(as_rows(x, down.pt.dtype)), xu.mm(gz)
+    gx = as_dtype(back.t(), x.dtype).mm(as_dtype(down.pt, x.dtype))
+    return gx, _mm(back[:k], x), xu.mm(gz)
 
 
 def _through(activation: Activation, z: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,8 +155,8 @@ def _through(activation: Activation, z: Tensor, grad: Tensor) -> tuple[Tensor, T
 
 def _differentiable_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     x, _, _, *tensors = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[4:]]
-    y = _forward(x, torch.zeros_like(grad), _layers(tensors), ctx.activation, ctx.scale)[0]
+    needed = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
+    y = _forward(x, torch.zeros_like(grad), _layers(tensors), ctx.activation, ctx.scale, ctx.dtype)[0]
     moving = [tensor for tensor, wanted in zip((x, *tensors), needed, strict=True) if wanted]
     found = iter(torch.autograd.grad(y, moving, grad, create_graph=True, allow_unused=True))
     return [next(found) if wanted else None for wanted in needed]

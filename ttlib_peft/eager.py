@@ -34,8 +34,21 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype that torch.autocast multiplies in on a device, None where it is off.
+
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     autocast_dtype(torch.device("cpu")), autocast_dtype(torch.device("meta"))
+    (torch.bfloat16, None)
+    """
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Keep what follows in the dtype of its operands, also inside torch.autocast."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
+    if autocast_dtype(device) is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

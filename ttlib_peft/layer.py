@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ttlib_peft.compat import BaseTunerLayer, quantization_extra_repr, resolve_quantization_backend
 from ttlib_peft.config import InitWeights, TensorAdapterConfig
+from ttlib_peft.eager import without_autocast
 from ttlib_peft.tt_linear import TTLinear
 
 # The residual start scales the last core down: with all cores at full size the first steps move the update in every
@@ -190,7 +191,8 @@ class TensorAdapterLayer(nn.Module, BaseTunerLayer):
         """Return the update in the layout of the frozen weight, calculated in at least float32."""
         p, q = self.delta_factors(adapter_name)
         wide = torch.promote_types(p.dtype, torch.float32)
-        delta = p.to(wide) @ q.to(wide)  # (in, out)
+        with without_autocast(p.device):
+            delta = p.to(wide) @ q.to(wide)  # (in, out)
         return delta if isinstance(self.get_base_layer(), _STORED_AS_IN_BY_OUT) else delta.T
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 
 from ttlib_peft.assembly import Factors
-from ttlib_peft.eager import is_ordinary
+from ttlib_peft.eager import autocast_dtype, is_ordinary, without_autocast
 
 # Up to here the time goes into starting operations, and autograd's own start faster than ours.
 FEW_TOKENS = 256
@@ -41,16 +41,26 @@ def skinny_product(
     """
     if not is_ordinary():
         return plain_product(x, factors, base=base, scale=scale, cast=cast)
-    dtype = factors.q.dtype
-    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
-        dtype, cast = torch.get_autocast_dtype(x.device.type), True
-    if not cast and x.dtype != dtype:
-        return plain_product(x, factors, base=base, scale=scale)  # raises what torch says of two dtypes
+    dtype = tall_dtype(factors.q)
+    if not cast and x.dtype != dtype == factors.q.dtype:
+        return plain_product(x, factors, base=base, scale=scale)  # raises what torch says of two dtypes, if it does
     if not torch.is_grad_enabled():
         return _product(x, base, factors, scale, dtype)[0]
     if x.numel() < FEW_TOKENS * x.shape[-1]:
         return plain_product(x, factors, base=base, scale=scale, cast=cast)
     return _SkinnyProduct.apply(x, base, factors.pt, factors.q, factors.moving, scale, dtype)
+
+
+def tall_dtype(factor: Tensor) -> torch.dtype:
+    """Return the dtype that products with a tall *factor* are made in: its own, or autocast's as in nn.Linear.
+
+    >>> import torch
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     tall_dtype(torch.ones(5, 768))
+    torch.bfloat16
+    """
+    dtype = None if factor.dtype == torch.float64 else autocast_dtype(factor.device)  # autocast leaves float64 alone
+    return factor.dtype if dtype is None else dtype
 
 
 def plain_product(
@@ -90,7 +100,8 @@ class _SkinnyProduct(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         differentiate = _differentiable_gradients if torch.is_grad_enabled() else _gradients
-        gx, gp, gq = differentiate(ctx, grad)
+        with without_autocast(grad.device):  # of the caller of backward: the dtypes are those of forward
+            gx, gp, gq = differentiate(ctx, grad)
         gb = None
         if ctx.needs_input_grad[1]:
             is_bias, dtype = ctx.base
@@ -116,9 +127,10 @@ def add_product(base: Tensor | None, inner: Tensor, q: Tensor, scale: float) -> 
     rows = as_rows(base, base.dtype)
     if base.dtype == q.dtype:
         return torch.addmm(rows, inner, q, alpha=scale)
-    if torch.promote_types(base.dtype, q.dtype) == base.dtype:
+    wide = torch.promote_types(base.dtype, q.dtype)
+    if wide == base.dtype:
         return torch.add(rows, inner.mm(q), alpha=scale)
-    return rows.to(q.dtype).addmm_(inner, q, alpha=scale).to(base.dtype)
+    return rows.to(wide).addmm_(as_dtype(inner, wide), as_dtype(q, wide), alpha=scale).to(base.dtype)
 
 
 def scaled_mm(left: Tensor, right: Tensor, scale: float) -> Tensor:

@@ -19,7 +19,7 @@ from ttlib.ranks import clip_ranks, expand_ranks
 from ttlib.shape_search import search_shapes
 from ttlib.shapes import check_integer, find_split
 from ttlib_peft.assembly import Train, plain_factors
-from ttlib_peft.eager import is_ordinary
+from ttlib_peft.eager import is_ordinary, without_autocast
 from ttlib_peft.grouping import FactorGroup, Trains, sources_of
 from ttlib_peft.keeper import FactorKeeper, with_offset
 from ttlib_peft.skinny_product import skinny_product
@@ -167,7 +167,8 @@ class TTLinear(nn.Module):
     def to_dense(self) -> Tensor:
         """Return W (in, out)."""
         u, v = self.factors()
-        return u @ v
+        with without_autocast(u.device):
+            return u @ v
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W + b for x of shape (…, in)."""

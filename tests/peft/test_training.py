@@ -49,7 +49,7 @@ def build(name, labels=2):
     return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels)
 
 
-@pytest.fixture(params=["minilm", *TINY])
+@pytest.fixture(params=[pytest.param("minilm", marks=pytest.mark.slow), *TINY])
 def name(request):
     return request.param
 

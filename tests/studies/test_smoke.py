@@ -64,7 +64,7 @@ def results(data, tmp_path_factory):
 
 
 def run(data: Path, file: Path) -> int:
-    return main(["run", "--profile", "smoke", "--data", str(data), "--results", str(file), "--workers", "2"])
+    return main(["run", "--profile", "smoke", "--data", str(data), "--results", str(file), "--workers", "1"])
 
 
 def test_every_cell_has_a_result(results):

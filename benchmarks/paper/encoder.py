@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class EncoderProblem:
     tokenizer: PreTrainedTokenizerBase
     train: Sequence[Features]
     held_back: Sequence[Features]
+    loss: ClassVar[None] = None
 
     @classmethod
     def of(

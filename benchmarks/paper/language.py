@@ -1,14 +1,12 @@
 """A language model that answers in words: options are weighed by their likelihood, open answers are written greedily.
 
-The loss is that of the right answer's tokens, for every task.  The paper trains CB, BoolQ and WSC on the cross-entropy
-over their options' likelihoods instead, at one pass an option and with a trainer of its own.
+What is learnt is as in the paper's code: a classifier tells its options apart, by the cross-entropy over their mean
+log-likelihoods; for a choice between sentences and for an open answer, a model learns the words of the right one.
 """
 
 from __future__ import annotations
 
-import statistics
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
@@ -26,21 +25,27 @@ from benchmarks.paper.tasks import Row, Task
 
 _EVALUATION_BATCH = 16
 _NEW_TOKENS = 24  # more than 99 in 100 answers of SQuAD and DROP have
-_IGNORED = -100  # a label that the loss leaves out
+_NONE = -100  # in place of a token that a shorter option does not have
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example in tokens: the prompt, and each option that may follow it."""
+    """An example in tokens: the prompt, the options that may follow it, and which one is right."""
 
-    example: Example
     prompt: list[int]
     options: list[list[int]]
+    right: int
+    example: Example
 
     @property
-    def target(self) -> list[int]:
-        """The option to learn."""
-        return self.options[self.example.gold or 0]
+    def features(self) -> Features:
+        """What the trainer handles: rows are put together by the length of `input_ids`."""
+        return {"input_ids": [*self.prompt, *max(self.options, key=len)], "row": self}
+
+    @property
+    def alone(self) -> Encoded:
+        """The same with the right option only."""
+        return Encoded(self.prompt, [self.options[self.right]], 0, self.example)
 
 
 @dataclass(frozen=True)
@@ -65,33 +70,35 @@ class LanguageProblem:
         learnt, asked = (
             [encode(tokenizer, example(task, row), max_length) for row in rows] for rows in (train, held_back)
         )
-        return cls(task, tokenizer, encode_training(learnt), asked)
+        compared = task.kind == "classification"
+        return cls(task, tokenizer, [(row if compared else row.alone).features for row in learnt], asked)
 
     def collate(self, features: Sequence[Features]) -> dict[str, Any]:
-        """Pad to the longest row of the batch, and ask the model for logits only from the first label on."""
-        labels = _padded([row["labels"] for row in features], _IGNORED)
-        following = nn.functional.pad(labels[:, 1:], (0, 1), value=_IGNORED)
-        first = int((following != _IGNORED).any(0).nonzero()[0])
-        return {
-            **_inputs([row["input_ids"] for row in features], self.tokenizer.pad_token_id),
-            "labels": labels,
-            "shift_labels": following[:, first:].contiguous(),
-            "logits_to_keep": labels.shape[1] - first,
-        }
+        """One batch; its labels are places in the logits and right options, which `loss` understands."""
+        rows = [each["row"] for each in features]
+        inputs, places = _batch(rows, self.tokenizer.pad_token_id)
+        return {**inputs, "labels": (places, torch.tensor([row.right for row in rows]))}
+
+    def loss(self, outputs: Any, labels: tuple[Tensor, Tensor], num_items_in_batch: object = None) -> Tensor:  # noqa: ARG002  # Trainer's name
+        """The mean loss over the rows of a batch."""
+        places, right = labels
+        return self._loss(_log_likelihoods(outputs.logits, places), right)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Mean loss over the rows that are held back, a row's being the mean over its right answer, and the metric."""
+        """Mean loss and metric over all rows that are held back."""
         likelihoods = log_likelihoods(model, self.tokenizer, self.held_back)
-        predictions: list[Any]
-        references: list[Any]
+        right = torch.tensor([row.right for row in self.held_back])
+        loss = float(self._loss(likelihoods, right))
+        metric = METRICS[self.task.metric]
         if self.task.kind == "answer":
-            predictions = written_answers(model, self.tokenizer, self.held_back)
-            references = [row.example.answers for row in self.held_back]
-        else:
-            predictions = [options.index(max(options)) for options in likelihoods]
-            references = [row.example.gold for row in self.held_back]
-        right = (row[encoded.example.gold or 0] for row, encoded in zip(likelihoods, self.held_back, strict=True))
-        return Evaluation(-statistics.fmean(right), METRICS[self.task.metric](predictions, references))
+            written = written_answers(model, self.tokenizer, self.held_back)
+            return Evaluation(loss, metric(written, [row.example.answers for row in self.held_back]))
+        return Evaluation(loss, metric(likelihoods.argmax(-1).numpy(), right.numpy()))
+
+    def _loss(self, likelihoods: Tensor, right: Tensor) -> Tensor:
+        if self.task.kind == "classification":
+            return functional.cross_entropy(likelihoods, right)
+        return -likelihoods.gather(1, right[:, None]).mean()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, asked: Example, max_length: int) -> Encoded:
@@ -113,33 +120,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, asked: Example, max_length: int) 
     start = _start(tokenizer)
     room = max_length - len(start) - len(question) - longest
     context = tokens(asked.context)
-    return Encoded(asked, [*start, *context[max(0, len(context) - max(0, room)) :], *question], options)
+    prompt = [*start, *context[max(0, len(context) - max(0, room)) :], *question]
+    return Encoded(prompt, options, asked.gold or 0, asked)
 
 
-def encode_training(rows: Sequence[Encoded]) -> list[Features]:
-    """The rows to train on: only the tokens of the right answer have labels."""
-    return [{"input_ids": row.prompt + row.target, "labels": [_IGNORED] * len(row.prompt) + row.target} for row in rows]
-
-
-def log_likelihoods(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> list[list[float]]:
-    """The mean log-likelihood of each option's tokens, given the prompt.
-
-    A last token is predicted and never read: options of one token share one pass of their prompt.
-    """
-    places: dict[tuple[tuple[int, ...], int], list[tuple[int, int]]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        for which, option in enumerate(row.options):
-            places[(*row.prompt, *option[:-1]), len(option)].append((number, which))
-    passes = [{"input_ids": read, "predicted": predicted} for read, predicted in places]
-    found = [[0.0] * len(row.options) for row in rows]
+def log_likelihoods(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> Tensor:
+    """The mean log-likelihood of each option's tokens given the prompt: rows x options."""
+    found = [torch.empty(0)] * len(rows)
     with evaluating(model):
-        for batch in by_length(passes, _EVALUATION_BATCH):
-            for number, logits in zip(batch, _last_logits(model, tokenizer, [passes[i] for i in batch]), strict=True):
-                logarithms = logits.float().log_softmax(-1)
-                for row, which in places[passes[number]["input_ids"], passes[number]["predicted"]]:
-                    option = torch.tensor(rows[row].options[which], device=logits.device)
-                    found[row][which] = float(logarithms.gather(-1, option[:, None]).mean())
-    return found
+        for numbers in by_length([row.features for row in rows], _EVALUATION_BATCH):
+            inputs, places = _batch([rows[number] for number in numbers], tokenizer.pad_token_id, _device(model))
+            likelihoods = _log_likelihoods(model(**inputs).logits, places).cpu()
+            for number, own in zip(numbers, likelihoods, strict=True):
+                found[number] = own
+    return torch.stack(found)
 
 
 def written_answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> list[str]:
@@ -159,11 +153,11 @@ def written_answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: 
     with evaluating(model), warnings.catch_warnings():
         # Virtual tokens have no use for the positions that `generate` counts; without padding, the model counts right.
         warnings.filterwarnings("ignore", message="Position ids are not supported")
-        for batch in _of_one_length(rows):
-            inputs = _inputs([rows[row].prompt for row in batch], tokenizer.pad_token_id, _device(model))
+        for numbers in _of_one_length(rows):
+            inputs = _padded([rows[number].prompt for number in numbers], tokenizer.pad_token_id, _device(model))
             tokens = model.generate(**inputs, generation_config=settings, stopping_criteria=stop)
-            for row, own in zip(batch, tokens[:, inputs["input_ids"].shape[1] :], strict=True):
-                written[row] = tokenizer.decode(own, skip_special_tokens=True).split("\n")[0].strip()
+            for number, own in zip(numbers, tokens[:, inputs["input_ids"].shape[1] :], strict=True):
+                written[number] = tokenizer.decode(own, skip_special_tokens=True).split("\n")[0].strip()
     return written
 
 
@@ -178,31 +172,53 @@ class _EndOfLine(StoppingCriteria):
         return torch.tensor(ended, device=input_ids.device)
 
 
-def _last_logits(model: nn.Module, tokenizer: PreTrainedTokenizerBase, passes: Sequence[Features]) -> Iterator[Tensor]:
-    """Of each pass, the logits at the tokens that predict."""
-    lengths = [len(each["input_ids"]) for each in passes]
-    first = min(length - each["predicted"] for length, each in zip(lengths, passes, strict=True))
-    inputs = _inputs([each["input_ids"] for each in passes], tokenizer.pad_token_id, _device(model))
-    logits = model(**inputs, logits_to_keep=max(lengths) - first, use_cache=False).logits
-    for own, length, each in zip(logits, lengths, passes, strict=True):
-        yield own[length - first - each["predicted"] : length - first]
+def _batch(rows: Sequence[Encoded], padding: int, device: torch.device | None = None) -> tuple[dict[str, Any], Tensor]:
+    """What the model reads, and where in its logits each token of each option is predicted.
+
+    The places have the shape rows x options x tokens x 3: the sequence, the position and the token itself.  The last
+    token of an option is not read, so that options of one token share one reading of their prompt.  Logits are made
+    from the first token on that predicts one of an option: they are the greatest part of a batch's memory.
+    """
+    first = min(len(row.prompt) for row in rows) - 1
+    read: dict[tuple[int, ...], int] = {}
+    places: list[Tensor] = []
+    for row in rows:
+        start = len(row.prompt) - 1 - first
+        for option in row.options:
+            number = read.setdefault((*row.prompt, *option[:-1]), len(read))
+            places.append(torch.tensor([(number, start + at, token) for at, token in enumerate(option)]))
+    stacked = pad_sequence(places, batch_first=True, padding_value=_NONE)
+    inputs = {
+        **_padded(list(read), padding, device),
+        "logits_to_keep": max(map(len, read)) - first,
+        "use_cache": False,
+    }
+    return inputs, stacked.reshape(len(rows), -1, *stacked.shape[1:]).to(device)
+
+
+def _log_likelihoods(logits: Tensor, places: Tensor) -> Tensor:
+    """The mean over each option's tokens."""
+    present = places[..., 2] != _NONE
+    sequence, position, token = places.clamp(min=0).unbind(-1)
+    logarithms = logits.float().log_softmax(-1)[sequence, position, token]
+    return logarithms.where(present, 0.0).sum(-1) / present.sum(-1)
 
 
 def _of_one_length(rows: Sequence[Encoded]) -> Iterator[list[int]]:
-    order = sorted(range(len(rows)), key=lambda row: -len(rows[row].prompt))
-    for _, group in groupby(order, key=lambda row: len(rows[row].prompt)):
+    order = sorted(range(len(rows)), key=lambda number: -len(rows[number].prompt))
+    for _, group in groupby(order, key=lambda number: len(rows[number].prompt)):
         same = list(group)
         yield from (same[at : at + _EVALUATION_BATCH] for at in range(0, len(same), _EVALUATION_BATCH))
 
 
-def _inputs(rows: Sequence[Sequence[int]], padding: int, device: torch.device | None = None) -> dict[str, Tensor]:
+def _padded(sequences: Sequence[Sequence[int]], padding: int, device: torch.device | None) -> dict[str, Tensor]:
     """Padding stands on the right: causal attention, and so every method, never sees it."""
-    mask = _padded([[1] * len(row) for row in rows], 0)
-    return {"input_ids": _padded(rows, padding).to(device), "attention_mask": mask.to(device)}
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+    tokens = [torch.tensor(sequence) for sequence in sequences]
+    mask = [torch.ones_like(each) for each in tokens]
+    return {
+        "input_ids": pad_sequence(tokens, batch_first=True, padding_value=padding).to(device),
+        "attention_mask": pad_sequence(mask, batch_first=True).to(device),
+    }
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,8 +25,9 @@ class Problem(Protocol):
     """A task made ready for one model: `EncoderProblem` has a head, `LanguageProblem` answers in words."""
 
     train: Sequence[Features]
+    loss: Callable[..., Tensor] | None  # of a model's outputs and a batch's labels; None: the model's own
 
-    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
+    def collate(self, features: Sequence[Features]) -> dict[str, Any]:
         """Pad some rows of `train` to one batch with labels."""
 
     def evaluate(self, model: nn.Module) -> Evaluation:

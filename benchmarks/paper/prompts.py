@@ -62,8 +62,8 @@ def _inside_a_sentence(text: str) -> str:
 
 
 def _cb(row: Row) -> Example:
-    question = f"\nClaim: {row['text_pair'].strip()}.\nTrue, false or unknown?"
-    return Example(row["text"].strip(), question, (" True", " False", " Unknown"), row["label"])
+    question = f"\nQuestion: Is it true that {row['text_pair'].strip()}?\nAnswer:"
+    return Example(row["text"].strip(), question, (" Yes", " No", " Maybe"), row["label"])
 
 
 def _boolq(row: Row) -> Example:

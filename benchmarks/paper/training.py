@@ -126,6 +126,7 @@ def _train(cell: Cell, model: nn.Module, problem: Problem, watch: Watch) -> None
             model=model,
             args=_arguments(cell, folder),
             train_dataset=rows,
+            compute_loss_func=problem.loss,
             data_collator=problem.collate,
             callbacks=[watch],
         )

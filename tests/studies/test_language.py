@@ -4,6 +4,7 @@ import doctest
 import gzip
 import importlib.util
 import json
+import math
 import os
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.paper import models, prompts
 from benchmarks.paper.cells import Budget, Cell
-from benchmarks.paper.language import LanguageProblem, encode, encode_training, log_likelihoods, written_answers
+from benchmarks.paper.language import LanguageProblem, encode, log_likelihoods, written_answers
 from benchmarks.paper.methods import make_trainable
 from benchmarks.paper.prompts import PROMPTS, Example, UnknownPromptError, example
 from benchmarks.paper.sources import FolderSource
@@ -90,7 +91,7 @@ def test_a_row_becomes_a_prompt_with_its_texts_and_the_right_option(task):
 
 
 def test_words_for_labels_are_in_the_order_of_the_labels():
-    words = {"no": " No", "yes": " Yes", "entailment": " True", "contradiction": " False", "neutral": " Unknown"}
+    words = {"no": " No", "yes": " Yes", "entailment": " Yes", "contradiction": " No", "neutral": " Maybe"}
     for task in ("cb", "boolq", "wsc"):
         assert example(TASKS[task], row_of(task)).options == tuple(words[label] for label in TASKS[task].labels)
 
@@ -164,42 +165,16 @@ def test_a_start_token_is_put_first_where_the_tokenizer_puts_it(tokenizer):
     assert shorter.prompt == [1, *started.prompt[3:]]
 
 
-def test_labels_hide_the_prompt_and_nothing_else(tokenizer):
-    rows = [encode(tokenizer, example(TASKS[task], row_of(task)), 20) for task in PROMPTS]
-    for row, features in zip(rows, encode_training(rows), strict=True):
-        assert features["input_ids"] == row.prompt + row.options[row.example.gold or 0]
-        shown = [label != -100 for label in features["labels"]]
-        assert shown == [False] * len(row.prompt) + [True] * len(row.options[row.example.gold or 0])
-        assert features["labels"][len(row.prompt) :] == features["input_ids"][len(row.prompt) :]
+def problem_of(tokenizer, task, *rows, max_length=40):
+    """All rows to train on, and all held back; one row of the task where none is given."""
+    rows = rows or (row_of(task),)
+    return LanguageProblem.of(TASKS[task], tokenizer, rows, rows, max_length)
 
 
-def problem_of(tokenizer, tasks, max_length=30):
-    rows = [encode(tokenizer, example(TASKS[task], row_of(task)), max_length) for task in tasks]
-    return LanguageProblem(TASKS[tasks[0]], tokenizer, encode_training(rows), rows)
-
-
-def test_the_loss_of_a_batch_is_the_mean_over_the_answers_tokens(tokenizer, model):
-    """Padding, the few logits that are asked for and virtual tokens change nothing."""
-    problem = problem_of(tokenizer, ["squad", "copa", "cb", "drop"])
-    losses = []
-    for row in problem.held_back:
-        tokens = row.prompt + row.target
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([tokens])).logits[0, -len(tokens) :].double()
-        predicted = logits.log_softmax(-1)[len(row.prompt) - 1 : -1]
-        losses += [-float(step[token]) for step, token in zip(predicted, row.target, strict=True)]
-    batch = problem.collate(problem.train)
-    assert batch["logits_to_keep"] < batch["input_ids"].shape[1]
-    with torch.no_grad():
-        loss = float(model(**batch).loss)
-    assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-
-
-def test_options_weigh_as_much_as_one_by_one(tokenizer, model):
-    rows = problem_of(tokenizer, [*PROMPTS, *PROMPTS]).held_back
-    found = log_likelihoods(model, tokenizer, rows)
-    for row, likelihoods in zip(rows, found, strict=True):
-        assert likelihoods == pytest.approx([mean_log_likelihood(model, row.prompt, option) for option in row.options])
+def uneven(task):
+    """Rows of unlike lengths, so that a batch of them has padding, with options of unlike lengths where they can be."""
+    long = {name: f"{text} and then some more" for name, text in row_of(task).items() if isinstance(text, str)}
+    return row_of(task, label=0), {**row_of(task), **long, "question": row_of(task).get("question")}, row_of(task)
 
 
 def mean_log_likelihood(model, prompt, option):
@@ -212,20 +187,75 @@ def mean_log_likelihood(model, prompt, option):
     return total / len(option)
 
 
-def test_options_of_one_token_share_a_pass(tokenizer):
-    model, sizes = tiny().train(), []
-    model.register_forward_pre_hook(
-        lambda _, __, inputs: sizes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
-    )
-    (row,) = problem_of(tokenizer, ["cb"]).held_back
+def test_options_weigh_as_much_as_one_by_one(tokenizer, model):
+    for task in ("copa", "cb", "squad"):
+        rows = problem_of(tokenizer, task, *uneven(task)).held_back
+        assert len({len(row.prompt) for row in rows}) > 1
+        expected = [[mean_log_likelihood(model, row.prompt, option) for option in row.options] for row in rows]
+        torch.testing.assert_close(log_likelihoods(model, tokenizer, rows), torch.tensor(expected))
+
+
+def loss_of(problem, model):
+    batch = problem.collate(problem.train)
+    labels = batch.pop("labels")
+    return problem.loss(model(**batch), labels)
+
+
+@pytest.mark.parametrize("task", ["copa", "cb", "squad"])
+def test_the_loss_that_is_trained_on_is_the_loss_that_is_reported(tokenizer, task):
+    model = tiny()
+    problem = problem_of(tokenizer, task, *uneven(task))
+    weighed = [[mean_log_likelihood(model, row.prompt, option) for option in row.options] for row in problem.held_back]
+    own = [likelihoods[row.right] for likelihoods, row in zip(weighed, problem.held_back, strict=True)]
+    if task == "cb":
+        own = [right - math.log(sum(map(math.exp, all_))) for right, all_ in zip(own, weighed, strict=True)]
+    expected = -sum(own) / len(own)
+    assert problem.evaluate(model).loss == pytest.approx(expected, rel=1e-5)
+    assert loss_of(problem, model).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_a_classifier_reads_the_wrong_options(tokenizer):
+    for task, number in (("cb", 3), ("boolq", 2), ("copa", 1), ("squad", 1)):
+        (features,) = problem_of(tokenizer, task).train
+        assert len(features["row"].options) == number
+    (features,) = problem_of(tokenizer, "copa").train
+    (row,) = problem_of(tokenizer, "copa").held_back
+    assert features["input_ids"] == row.prompt + row.options[row_of("copa")["label"]]
+
+
+def test_options_of_one_token_share_a_pass_and_logits_are_few(tokenizer):
+    model, read, made = tiny().train(), [], []
+    model.register_forward_pre_hook(lambda *seen: read.append(tuple(seen[2]["input_ids"].shape)), with_kwargs=True)
+    model.register_forward_hook(lambda *seen: made.append(tuple(seen[2].logits.shape[:2])))
+    (row,) = problem_of(tokenizer, "cb").held_back
     assert [len(option) for option in row.options] == [1, 1, 1]
     log_likelihoods(model, tokenizer, [row])
-    assert sizes == [(1, len(row.prompt))]
+    assert read == [(1, len(row.prompt))]
+    assert made == [(1, 1)]
+    (row,) = problem_of(tokenizer, "copa").held_back
+    log_likelihoods(model, tokenizer, [row])
+    longest = max(map(len, row.options))
+    assert read[1:] == [(2, len(row.prompt) + longest - 1)]
+    assert made[1:] == [(2, longest)]
     assert model.training  # again
 
 
+@pytest.mark.parametrize("task", ["cb", "copa", "squad"])
+def test_a_wrong_answer_is_scored_as_wrong(tokenizer, task):
+    """The metric is of what the model prefers: here, it is asked for that, and then for the other."""
+    model = tiny()
+    (row,) = problem_of(tokenizer, task).held_back
+    if task == "squad":
+        (preferred,) = written_answers(model, tokenizer, [row])
+        variants = [{**row_of(task), "answers": [preferred]}, {**row_of(task), "answers": ["something else"]}]
+    else:
+        label = int(log_likelihoods(model, tokenizer, [row])[0].argmax())
+        variants = [row_of(task, label), row_of(task, (label + 1) % len(row.options))]
+    assert [problem_of(tokenizer, task, variant).evaluate(model).score for variant in variants] == [1.0, 0.0]
+
+
 def test_answers_are_the_likeliest_tokens_one_by_one(tokenizer, model):
-    rows = problem_of(tokenizer, ["squad", "drop", "squad"]).held_back
+    rows = [problem_of(tokenizer, task).held_back[0] for task in ("squad", "drop", "squad")]
     written = written_answers(model, tokenizer, rows)
     assert written[0] == written[2]
     for row, answer in zip(rows[:2], written, strict=False):
@@ -296,12 +326,12 @@ def test_a_few_steps_teach_two_answers(tokenizer):
         Example("The Rhine flows north.", "\nQuestion: Which way?\nAnswer:", (" north",), None, ("south", "north")),
     ]
     rows = [encode(tokenizer, each, 40) for each in asked]
-    problem = LanguageProblem(TASKS["squad"], tokenizer, encode_training(rows), rows)
+    problem = LanguageProblem(TASKS["squad"], tokenizer, [row.features for row in rows], rows)
     model = tiny("loretta-rep")
     before = problem.evaluate(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, weight_decay=0)
     for _ in range(80):
-        model(**problem.collate(problem.train)).loss.backward()
+        loss_of(problem, model).backward()
         optimizer.step()
         optimizer.zero_grad()
     after = problem.evaluate(model)
@@ -329,15 +359,14 @@ def test_a_cell_is_run(tmp_path, method, task):
 @needs_smollm2
 def test_a_pretrained_model_knows_more_than_nothing():
     tokenizer, model = models.tokenizer("smollm2"), models.build("smollm2", labels=None, seed=0)
-    tune = load_splits("cb", FolderSource(DATA), seed=0).tune[:24]
-    problem = LanguageProblem.of(TASKS["cb"], tokenizer, tune, tune, max_length=160)
-    evaluation = problem.evaluate(model)
-    assert evaluation.score > 0.5
-    assert evaluation.loss < 10.8  # a guess among 49,152 tokens
+    rows = load_splits("copa", FolderSource(DATA), seed=0).tune[:48]
+    evaluation = LanguageProblem.of(TASKS["copa"], tokenizer, rows, rows, max_length=64).evaluate(model)
+    assert evaluation.score > 0.55
+    assert evaluation.loss < 4.0  # a guess among 49,152 tokens has 10.8
     asked = Example(
         "The Rhine flows through Cologne.", "\nThe city of Cologne lies on the river", (" Rhine", " Danube"), 0
     )
     row = encode(tokenizer, asked, 99)
     assert written_answers(model, tokenizer, [row])[0].startswith("Rhine")
-    rhine, danube = log_likelihoods(model, tokenizer, [row])[0]
+    ((rhine, danube),) = log_likelihoods(model, tokenizer, [row]).tolist()
     assert rhine > danube

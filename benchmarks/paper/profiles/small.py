@@ -56,9 +56,9 @@ LANGUAGE = ("lora-8", *OURS, "adapters-64", "norms-head")
 LANGUAGE_SEEDS = (0, 1)
 LANGUAGE_RATES = RATES[1:]
 LANGUAGE_BUDGETS = {
-    "copa": Budget(steps=30, batch_size=8, max_length=48),
-    "cb": Budget(steps=16, batch_size=4, max_length=160),
-    "squad": Budget(steps=20, batch_size=4, max_length=192, scored=48),
+    "copa": Budget(steps=24, batch_size=16, max_length=48),
+    "cb": Budget(steps=32, batch_size=4, max_length=160),
+    "squad": Budget(steps=20, batch_size=4, max_length=256, scored=40),
 }
 SEQUENCE = Budget(steps=60, max_length=96)
 OVERTRAINING = Budget(steps=240, max_length=64, examples=320)  # twelve times over the same rows

@@ -22,10 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.utils import logging
 
 from ttlib_peft.architectures import build_skeleton, find_config
-from ttlib_peft.finetune.base_model import no_transformers_bars
+from ttlib_peft.finetune.base_model import no_report_of_new_weights, no_transformers_bars
 
 Kind = Literal["encoder", "decoder"]
 Weights = Literal["package", "random", "hub"]
@@ -104,7 +103,7 @@ def build(name: str, *, labels: int | None, seed: int) -> PreTrainedModel:
     """
     spec = _spec(name)
     auto = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
-    with _quiet():
+    with no_transformers_bars(), no_report_of_new_weights():
         set_seed(seed)
         config = _config(spec, labels)
         if spec.weights == "random":
@@ -127,7 +126,7 @@ def skeleton(name: str, *, labels: int | None) -> PreTrainedModel:
 def tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, which can pad; the tiny models have MiniLM's."""
     spec = _spec(name)
-    with _quiet(), _at_hand(spec):
+    with no_transformers_bars(), no_report_of_new_weights(), _at_hand(spec):
         own = AutoTokenizer.from_pretrained(_location(spec))
     if own.pad_token is None:
         own.pad_token = own.eos_token
@@ -152,18 +151,6 @@ def _config(spec: Model, labels: int | None) -> PretrainedConfig:
         config.num_labels = labels
         config.problem_type = "regression" if labels == 1 else "single_label_classification"
     return config
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, and no report that a head is new: one is wanted here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with no_transformers_bars():
-            yield
-    finally:
-        logging.set_verbosity(before)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class BaseModel:
     def build(self) -> PreTrainedModel:
         """A fresh model whose new head is drawn from the seed: every method of a run starts from the same head."""
         set_seed(self.seed)
-        with no_transformers_bars(), _no_report_of_new_weights():
+        with no_transformers_bars(), no_report_of_new_weights():
             model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
                 self.name, config=copy.deepcopy(self.config), dtype=self.dtype
             )
@@ -64,7 +64,7 @@ def no_transformers_bars() -> Iterator[None]:
 
 
 @contextmanager
-def _no_report_of_new_weights() -> Iterator[None]:
+def no_report_of_new_weights() -> Iterator[None]:
     """Keep transformers from warning that the head is newly initialised: that is what is wanted here."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

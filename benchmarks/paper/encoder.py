@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.paper.metrics import METRICS
-from benchmarks.paper.problem import Evaluation, Features, by_length, evaluating
+from benchmarks.paper.problem import EncodedWhenDrawn, Evaluation, Features, by_length, device_of, evaluating
 from benchmarks.paper.tasks import Row, Task
 
 _EVALUATION_BATCH = 64
@@ -37,9 +37,12 @@ class EncoderProblem:
         held_back: Sequence[Row],
         max_length: int,
     ) -> EncoderProblem:
-        """Encode the rows."""
-        encoded = [[_encode(task, tokenizer, row, max_length) for row in rows] for rows in (train, held_back)]
-        return cls(task, tokenizer, *encoded)
+        """Encode the rows, those to train on when they are drawn."""
+
+        def encode(row: Row) -> Features:
+            return _encode(task, tokenizer, row, max_length)
+
+        return cls(task, tokenizer, EncodedWhenDrawn(train, encode), [encode(row) for row in held_back])
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         """Pad to the longest row of the batch."""
@@ -51,8 +54,8 @@ class EncoderProblem:
         with evaluating(model):
             for rows in by_length(self.held_back, _EVALUATION_BATCH):
                 batch = self.collate([self.held_back[row] for row in rows])
-                del batch["labels"]
-                for row, own in zip(rows, model(**batch).logits.float(), strict=True):
+                inputs = {name: own.to(device_of(model)) for name, own in batch.items() if name != "labels"}
+                for row, own in zip(rows, model(**inputs).logits.float().cpu(), strict=True):
                     logits[row] = own
         stacked = torch.stack(logits)
         labels = torch.tensor([features["labels"] for features in self.held_back])

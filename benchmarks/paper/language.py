@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from benchmarks.paper.metrics import METRICS
-from benchmarks.paper.problem import Evaluation, Features, by_length, evaluating
+from benchmarks.paper.problem import Evaluation, Features, by_length, device_of, evaluating
 from benchmarks.paper.prompts import Example, example
 from benchmarks.paper.tasks import Row, Task
 
@@ -129,7 +129,7 @@ def log_likelihoods(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: 
     found = [torch.empty(0)] * len(rows)
     with evaluating(model):
         for numbers in by_length([row.features for row in rows], _EVALUATION_BATCH):
-            inputs, places = _batch([rows[number] for number in numbers], tokenizer.pad_token_id, _device(model))
+            inputs, places = _batch([rows[number] for number in numbers], tokenizer.pad_token_id, device_of(model))
             likelihoods = _log_likelihoods(model(**inputs).logits, places).cpu()
             for number, own in zip(numbers, likelihoods, strict=True):
                 found[number] = own
@@ -154,7 +154,7 @@ def written_answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: 
         # Virtual tokens have no use for the positions that `generate` counts; without padding, the model counts right.
         warnings.filterwarnings("ignore", message="Position ids are not supported")
         for numbers in _of_one_length(rows):
-            inputs = _padded([rows[number].prompt for number in numbers], tokenizer.pad_token_id, _device(model))
+            inputs = _padded([rows[number].prompt for number in numbers], tokenizer.pad_token_id, device_of(model))
             tokens = model.generate(**inputs, generation_config=settings, stopping_criteria=stop)
             for number, own in zip(numbers, tokens[:, inputs["input_ids"].shape[1] :], strict=True):
                 written[number] = tokenizer.decode(own, skip_special_tokens=True).split("\n")[0].strip()
@@ -219,10 +219,6 @@ def _padded(sequences: Sequence[Sequence[int]], padding: int, device: torch.devi
         "input_ids": pad_sequence(tokens, batch_first=True, padding_value=padding).to(device),
         "attention_mask": pad_sequence(mask, batch_first=True).to(device),
     }
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _start(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +11,22 @@ import torch
 from torch import Tensor, nn
 
 Features = dict[str, Any]  # one encoded row
+
+
+class EncodedWhenDrawn(Sequence[Features]):
+    """Rows that are encoded when they are first asked for: a short run draws few of a large task's rows."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], encode: Callable[[Mapping[str, Any]], Features]) -> None:
+        self._rows, self._encode = rows, encode
+        self._encoded: dict[int, Features] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Features:
+        if index not in self._encoded:
+            self._encoded[index] = self._encode(self._rows[index])
+        return self._encoded[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +60,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's inputs belong."""
+    return next(model.parameters()).device
 
 
 def by_length(features: Sequence[Features], batch_size: int) -> Iterator[list[int]]:

@@ -116,10 +116,13 @@ def _model(cell: Cell) -> nn.Module:
 
 
 def _train(cell: Cell, model: nn.Module, problem: Problem, watch: Watch) -> None:
-    lengths = [len(features["input_ids"]) for features in problem.train]
-    budget = cell.budget
-    order = batches(lengths, batch_size=budget.batch_size, steps=budget.steps, seed=cell.seed)
-    rows: list[Features] = [problem.train[row] for batch in order for row in batch]
+    budget, drawn = cell.budget, problem.train
+
+    def length(row: int) -> int:
+        return len(drawn[row]["input_ids"])
+
+    order = batches(len(drawn), length, batch_size=budget.batch_size, steps=budget.steps, seed=cell.seed)
+    rows: list[Features] = [drawn[row] for batch in order for row in batch]
     set_seed(cell.seed)  # dropout draws the same numbers whatever building the model drew
     with tempfile.TemporaryDirectory() as folder:  # the Trainer wants one; nothing is saved
         trainer = Trainer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ttlib.errors import TTError
+from ttlib_peft.advice import without_advice
 from ttlib_peft.architectures import CountError
 from ttlib_peft.finetune import (
     FinetuneError,
@@ -213,7 +213,7 @@ def count(
 
     sizes = dict(locals())
     chosen = {field.name: sizes[field.name] for field in dataclasses.fields(CountSettings)}
-    with _errors_in_one_line(), _log_of_errors_alone():  # what the log says of ranks stands in the notes
+    with _errors_in_one_line(), without_advice():  # what the log says of ranks stands in the notes
         compared = compare_methods(model, METHODS if method is None else method, CountSettings(**chosen))  # type: ignore[arg-type]  # checked there
     if json_output:
         typer.echo(json.dumps(as_json(compared), indent=2))
@@ -251,17 +251,6 @@ def _print_report(report: FinetuneReport) -> None:
     console.print(f"\nIn {output}: results.json, learning_curve.png and a folder a method. To load {first.method}:\n")
     lines = loading_lines(first, output=output, model=report.base.name, labels=len(report.data.label_names))
     console.print(lines + "\n", markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _log_of_errors_alone() -> Iterator[None]:
-    log = logging.getLogger("ttlib_peft")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 @contextmanager

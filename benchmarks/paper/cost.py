@@ -32,8 +32,9 @@ from benchmarks.paper import models
 from benchmarks.paper.methods import METHODS, count_parameters, make_trainable
 from benchmarks.paper.paper_rows import ROWS, TABLES
 from benchmarks.paper.results import environment
-from benchmarks.paper.sizes import paper_counts, ratios, without_advice
+from benchmarks.paper.sizes import paper_counts, ratios
 from ttlib._files import replacing
+from ttlib_peft.advice import without_advice
 
 REFERENCE = "lora-8"
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler says on stderr that it starts and that it stops

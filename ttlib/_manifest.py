@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import reprlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
-from typing import Any, BinaryIO, NoReturn, TypeAlias
+from typing import BinaryIO
 
+from ttlib._json import Json, check, parse_object, refuse, show
 from ttlib._types import Ranks, Shape
 from ttlib.errors import TTFileError
 
@@ -28,13 +27,8 @@ MODES_PER_CORE = {"tensor_train": 1, "tt_matrix": 2}
 LENGTH_BYTES = 8
 # Room for some six thousand cores.  A file may come from anywhere, and these two bound the work that parsing it takes.
 LARGEST_HEADER = 1 << 20
-_DEEPEST_JSON = 32
-_LONGEST_SHOWN = 80
 
-DAMAGED = "the file is damaged or was changed: restore it from a copy, or save the train again"
 _FOREIGN = "this is no file of ttlib.save, or a damaged one: read other files with their own library"
-
-_Json: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,7 @@ class Manifest:
         """How the numbers lie in the file."""
         return LAYOUTS[self.dtype]
 
-    def entries(self) -> dict[str, _Json]:
+    def entries(self) -> dict[str, Json]:
         """Return the entries of the cores in the header, in the order of the data."""
         width = len(str(len(self.shapes) - 1))  # safetensors orders tensors by name, where core_10 is before core_2
         entries, end = {}, 0
@@ -109,7 +103,7 @@ def read_manifest(file: BinaryIO, *, size: int) -> tuple[Manifest, bytes]:
         text = head.decode()
     except UnicodeDecodeError as error:
         refuse("the header", str(error), "UTF-8 text", _FOREIGN)
-    header = _parse_json(text, "the header")
+    header = parse_object(text, "the header", _FOREIGN)
     manifest = _parse_manifest(_manifest_text(header))
     entries = manifest.entries()
     _check_entries(header, entries)
@@ -118,32 +112,13 @@ def read_manifest(file: BinaryIO, *, size: int) -> tuple[Manifest, bytes]:
     return manifest, prefix + head
 
 
-def check(field: str, found: object, expected: object) -> None:
-    """Raise TTFileError unless both are equal."""
-    if found != expected:
-        refuse(field, found, _show(expected))
-
-
-def refuse(field: str, found: object, expected: str, remedy: str = DAMAGED) -> NoReturn:
-    """Raise TTFileError: the fact, the value, the remedy.  `load` adds the name of the file."""
-    msg = f"{field} is {_show(found)}, expected {expected}; {remedy}"
-    raise TTFileError(msg)
-
-
-def _show(value: object) -> str:
-    # A field may be a megabyte long.
-    if isinstance(value, str):
-        return repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…")
-    return reprlib.repr(value)
-
-
-def _manifest_text(header: _Json) -> str:
+def _manifest_text(header: Json) -> str:
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or not isinstance(metadata.get(FORMAT), str):
         names = sorted(header.keys() - {"__metadata__"})
         msg = (
             f"the header has no __metadata__.{FORMAT}, so this is no tensor-train file, but one of {len(names)} "
-            f"tensor(s) {_show(names)}; read them with safetensors and pass the cores to ttlib.TensorTrain"
+            f"tensor(s) {show(names)}; read them with safetensors and pass the cores to ttlib.TensorTrain"
         )
         raise TTFileError(msg)
     check("the keys of __metadata__", sorted(metadata), [FORMAT])
@@ -151,7 +126,7 @@ def _manifest_text(header: _Json) -> str:
 
 
 def _parse_manifest(text: str) -> Manifest:
-    found = _parse_json(text, "the manifest")
+    found = parse_object(text, "the manifest", _FOREIGN)
     check("format", found.pop("format", None), FORMAT)
     version = found.pop("version", None)
     if type(version) is int and version > VERSION:
@@ -185,12 +160,12 @@ def _check_choice(field: str, found: object, choices: Collection[str]) -> None:
         refuse(field, found, f"one of {', '.join(choices)}")
 
 
-def _check_entries(header: _Json, entries: dict[str, _Json]) -> None:
+def _check_entries(header: Json, entries: dict[str, Json]) -> None:
     """Refuse a header that describes other tensors than the manifest does."""
     names = header.keys() - {"__metadata__"}
     if names != entries.keys():
-        different = _show(sorted(names ^ entries.keys()))
-        refuse("the list of tensors", sorted(names), f"{_show(sorted(entries))} (they differ by {different})")
+        different = show(sorted(names ^ entries.keys()))
+        refuse("the list of tensors", sorted(names), f"{show(sorted(entries))} (they differ by {different})")
     for name, entry in entries.items():
         found = header[name]
         if not isinstance(found, dict):
@@ -198,34 +173,3 @@ def _check_entries(header: _Json, entries: dict[str, _Json]) -> None:
         check(f"the keys of {name}", sorted(found), sorted(entry))
         for key, value in entry.items():
             check(f"{key} of {name}", found[key], value)
-
-
-def _parse_json(text: str, what: str) -> _Json:
-    """Return a JSON object; names that occur twice, NaN and deep nesting are refused."""
-    depth = 0
-    # Strings are one token each, so that their brackets do not count; one that never ends runs to the end.
-    for token in re.finditer(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[][{}]', text, re.DOTALL):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
-        if depth > _DEEPEST_JSON:
-            refuse(f"the depth of {what}", f"more than {_DEEPEST_JSON}", f"{_DEEPEST_JSON} at most", _FOREIGN)
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
-    except ValueError as error:
-        msg = f"{what} is not valid JSON ({error}); {_FOREIGN}"
-        raise TTFileError(msg) from error
-    if not isinstance(value, dict):
-        refuse(what, value, "a JSON object", _FOREIGN)
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> _Json:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        msg = "a name occurs twice in one object"
-        raise ValueError(msg)
-    return value
-
-
-def _no_number(text: str) -> NoReturn:
-    msg = f"{text} is not a number in JSON"
-    raise ValueError(msg)

@@ -17,18 +17,8 @@ import numpy as np
 
 from ttlib import _arrays, _transfer
 from ttlib._files import replacing
-from ttlib._manifest import (
-    DAMAGED,
-    FORMAT,
-    LARGEST_HEADER,
-    LAYOUTS,
-    LENGTH_BYTES,
-    Layout,
-    Manifest,
-    check,
-    read_manifest,
-    refuse,
-)
+from ttlib._json import DAMAGED, check, refuse
+from ttlib._manifest import FORMAT, LARGEST_HEADER, LAYOUTS, LENGTH_BYTES, Layout, Manifest, read_manifest
 from ttlib._types import Array
 from ttlib.errors import BackendError, NonFiniteError, TTFileError
 from ttlib.tensor_train import TensorTrain

@@ -3,6 +3,7 @@
 import copy
 import functools
 from contextlib import nullcontext
+from itertools import product
 
 import pytest
 import torch
@@ -40,6 +41,21 @@ class Two(nn.Module):
         return self.head(torch.tanh(self.body(x)))
 
 
+# Every pair of values at every commit, every combination in `make test-all`.
+PAIRWISE = [
+    (torch.float32, "residual", FEW, True),
+    (torch.float32, "zero", MANY, False),
+    (torch.bfloat16, "residual", MANY, True),
+    (torch.bfloat16, "zero", FEW, False),
+    (torch.float32, "zero", MANY, True),
+    (torch.bfloat16, "residual", FEW, False),
+]
+STATES = [
+    state if state in PAIRWISE else pytest.param(*state, marks=pytest.mark.slow)
+    for state in product((torch.float32, torch.bfloat16), ("residual", "zero"), (FEW, MANY), (True, False))
+]
+
+
 @pytest.fixture(params=METHODS)
 def method(request):
     return request.param
@@ -75,10 +91,7 @@ def distance(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
-@pytest.mark.parametrize("base_dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scheme", ["residual", "zero"])
-@pytest.mark.parametrize("samples", [FEW, MANY])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("base_dtype", "scheme", "samples", "training"), STATES)
 def test_results_and_gradients_are_those_of_float64_to_its_precision(
     method, dtype, base_dtype, scheme, samples, training
 ):

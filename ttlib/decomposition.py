@@ -9,12 +9,14 @@ from typing import Literal, Unpack, overload
 import numpy as np
 
 from ttlib import _arrays
+from ttlib._blocks import RowBlocks, as_blocks
 from ttlib._types import Array, Cores, Driver, RanksLike, Shape, ShapeLike
 from ttlib.cores.decompose import tt_svd
 from ttlib.cores.matrix import interleave, unfuse
 from ttlib.cores.report import DecompositionReport
 from ttlib.cores.rounding import tt_round
-from ttlib.errors import BackendError, ShapeError
+from ttlib.cores.streaming import tt_svd_of_blocks
+from ttlib.errors import BackendError, RankError, ShapeError
 from ttlib.linalg import SVDDriver, TruncationOptions, resolve_driver
 from ttlib.rank_selection import budget_of, ranks_for_budget
 from ttlib.ranks import check_tolerance, clip_ranks
@@ -67,7 +69,9 @@ def decompose(
     Args:
         tensor: a numpy, torch or other array-API array of floating, complex or integer numbers, of any shape; it
             is read, never written.  Integers become float64; float16 and bfloat16 are calculated in float32 and
-            the cores cast back.
+            the cores cast back.  Or an array larger than memory, read in blocks of rows: a numpy.memmap, anything lazy
+            with a shape, a dtype and [start:stop] (safetensors slices, h5py, zarr), a Dask array; the cores are numpy
+            arrays then.
         shape: the modes, whose product is the number of entries; the array is laid over them in row-major
             order (`tensor.reshape(shape)`).  Default: the shape of the array.
         ranks: a cap on the ranks: one int for every inner bond, the d-1 inner ranks, or d+1 ranks with 1 at both
@@ -95,7 +99,11 @@ def decompose(
     Source: Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33 (2011), Algorithm 1.
     """
     options = TruncationOptions(ranks=ranks, eps=eps, parameters=parameters, compression=compression, driver=driver)
-    trains, reports = decompose_batch([tensor], shape=shape, return_report=True, **options)
+    source = as_blocks(tensor)
+    if isinstance(source, RowBlocks):
+        train, report = _decompose_blocks(source, shape, **options)
+        return (train, report) if return_report else train
+    trains, reports = decompose_batch([source], shape=shape, return_report=True, **options)
     return (trains[0], reports[0]) if return_report else trains[0]
 
 
@@ -300,6 +308,35 @@ def _members(tensors: Sequence[Array] | Array) -> list[Array]:
             )
             raise BackendError(msg)
     return members
+
+
+def _decompose_blocks(
+    blocks: RowBlocks,
+    shape: ShapeLike | None,
+    *,
+    ranks: RanksLike | None = None,
+    eps: float | None = None,
+    parameters: int | None = None,
+    compression: float | None = None,
+    driver: Driver | SVDDriver = "auto",
+) -> tuple[TensorTrain, DecompositionReport]:
+    size = blocks.size
+    modes = check_shape(blocks.shape if shape is None else shape, size=size)
+    budget = budget_of(size, ranks=ranks, parameters=parameters, compression=compression)
+    if budget is not None:
+        msg = (
+            f"a budget of {budget} parameters is spent by the spectra of an exact train, which an array of "
+            f"{size} entries read in blocks does not have in memory: give ranks or eps"
+        )
+        raise RankError(msg)
+    cores, report = tt_svd_of_blocks(
+        blocks,
+        modes,
+        max_ranks=clip_ranks(modes, size if ranks is None else ranks),
+        eps=None if eps is None else check_tolerance(eps),
+        driver=resolve_driver(driver),
+    )
+    return TensorTrain(cores), report
 
 
 def _decompose(

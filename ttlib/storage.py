@@ -98,16 +98,25 @@ def load(path: str | os.PathLike[str], /, *, like: Array | None = None) -> Tenso
         BackendError: `like` is no array, or of a library without the stored dtype.
         ImportError: the package safetensors is missing.
     """
-    safetensors = _import_safetensors()
-    path, like = Path(path), np.empty(0) if like is None else like
+    like = np.empty(0) if like is None else like
     _arrays.namespace(like)  # what is no array is refused before the file is read
+    manifest, cores = load_words(path)
+    return _KINDS[manifest.kind](tuple(_to_core(words, manifest.dtype, like) for words in cores))
+
+
+def load_words(path: str | os.PathLike[str], /) -> tuple[Manifest, list[_Words]]:
+    """Load what a file says of itself and the words of its cores, checked as `load` does and with the same errors.
+
+    For callers that want bfloat16 without a library that has it.
+    """
+    safetensors = _import_safetensors()
+    path = Path(path)
     try:
         manifest, content = _read(path)
-        cores = _checked_cores(safetensors, manifest, content)
+        return manifest, _checked_cores(safetensors, manifest, content)
     except TTFileError as error:
         msg = f"cannot load {os.fspath(path)!r}: {error}"
         raise TTFileError(msg) from error.__cause__
-    return _KINDS[manifest.kind](tuple(_to_core(words, manifest.dtype, like) for words in cores))
 
 
 def _import_safetensors() -> Any:

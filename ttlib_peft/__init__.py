@@ -5,6 +5,7 @@ from __future__ import annotations
 from ttlib_peft import distributed, presets
 from ttlib_peft.accounting import trainable_parameters
 from ttlib_peft.compress import compress_lora
+from ttlib_peft.compressed import load_compressed
 from ttlib_peft.convert import convert_to_lora, save_as_lora
 from ttlib_peft.explain import explain_targets
 from ttlib_peft.loading import AdapterFileError
@@ -35,6 +36,7 @@ __all__ = [
     "explain_targets",
     "group_factors",
     "import_reference",
+    "load_compressed",
     "presets",
     "rename_adapter",
     "save_as_lora",

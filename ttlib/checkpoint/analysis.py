@@ -153,6 +153,7 @@ def analyze(
 
     >>> import tempfile, numpy as np
     >>> from safetensors.numpy import save_file
+    >>> from ttlib.checkpoint import LocalEngine
     >>> W = np.outer(np.arange(1.0, 17), np.ones(64))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"layer.0.weight": W}, f"{folder}/model.safetensors")

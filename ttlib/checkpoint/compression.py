@@ -65,12 +65,13 @@ def compress(
 
     >>> import tempfile, numpy as np
     >>> from safetensors.numpy import save_file
+    >>> from ttlib.checkpoint import LocalEngine
     >>> W = np.outer(np.arange(1.0, 17), np.ones(64))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"layer.0.weight": W}, f"{folder}/model.safetensors")
     ...     found = compress(f"{folder}/model.safetensors", f"{folder}/small", eps=1e-3, engine=LocalEngine(workers=0))
     >>> found.parameters_before, found.parameters
-    (1024, 28)
+    (1024, 32)
 
     Args:
         checkpoint: a .safetensors or .gguf file, a folder of them with or without an index, or the index.

@@ -56,7 +56,7 @@ class Line:
         return {
             "key": self.key,
             "cell": self.cell.to_json(),
-            "outcome": _finite(self.outcome),
+            "outcome": finite(self.outcome),
             "commit": self.commit,
             "versions": self.versions,
         }
@@ -152,12 +152,12 @@ def _whole(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
-def _finite(value: Any) -> Any:
-    """None in place of what JSON has no word for."""
+def finite(value: Any) -> Any:
+    """The value with None in place of what JSON has no word for."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

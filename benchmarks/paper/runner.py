@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -13,9 +15,12 @@ from typing import Any
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.pace import seconds_left, words
 from benchmarks.paper.profile import Agenda, Profile, agenda
-from benchmarks.paper.results import Line, append, environment, read
+from benchmarks.paper.results import Line, append, environment, finite, read
 from benchmarks.paper.tasks import Source
-from benchmarks.paper.workers import Failed, Killed, RunCell, Worker
+from ttlib.checkpoint.engines import Outcome, Task
+from ttlib.checkpoint.engines.worker import Killed, Worker
+
+RunCell = Callable[[Cell, Source], dict[str, Any]]
 
 _TRIES = 2  # of a cell whose process is killed: the first time, another one may have taken the memory
 
@@ -44,6 +49,13 @@ def train_cell(cell: Cell, source: Source) -> dict[str, Any]:
     from benchmarks.paper.training import run_cell
 
     return run_cell(cell, source)
+
+
+def carry_out(run_cell: RunCell, cell: Cell, source: Source) -> dict[str, Any]:
+    """Run a cell in a worker; a loss that is no number becomes null, which JSON has a word for."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core is enough
+    warnings.simplefilter("ignore", FutureWarning)  # between libraries; users can do nothing about it
+    return finite(run_cell(cell, source))
 
 
 def run(
@@ -100,7 +112,7 @@ class _Run:
         echo: Callable[[str], None],
     ) -> None:
         self._schedule, self._results, self._echo = schedule, results, echo
-        self._new_worker = lambda: Worker(run_cell, source)
+        self._run_cell, self._source = run_cell, source
         self._size = workers
         self._idle: list[Worker] = []
         self._busy: list[Worker] = []
@@ -129,45 +141,44 @@ class _Run:
     def _hand_out(self) -> bool:
         """Give cells to free workers; whether any worker is busy."""
         while len(self._busy) < self._size and time.monotonic() < self._end:
-            cell = self._schedule.next([worker.cell for worker in self._busy])
+            cell = self._schedule.next([_cell(worker) for worker in self._busy])
             if cell is None:
                 break
-            self._busy.append(self._idle.pop() if self._idle else self._new_worker())
-            self._busy[-1].start(cell)
+            self._busy.append(self._idle.pop() if self._idle else Worker())
+            self._busy[-1].start(carry_out, Task(cell.key, (self._run_cell, cell, self._source)))
         return bool(self._busy)
 
     def _collect(self) -> None:
         """Wait for results, and take those that are there."""
-        for worker in Worker.ready(self._busy):
-            result = worker.result()
+        for worker in Worker.wait(self._busy):
+            outcome, cell = worker.receive(), _cell(worker)
+            if outcome is None:  # it has only just come up
+                continue
             self._busy.remove(worker)
-            if isinstance(result, Killed):
+            if isinstance(outcome, Killed):
                 worker.stop()
-                self._count_death(worker.cell, result)
+                self._count_death(cell, outcome)
                 continue
             self._idle.append(worker)
-            if isinstance(result, Failed):
-                self._fail(worker.cell, result)
+            if outcome.result is None:
+                self._fail(cell, outcome)
             else:
-                self._keep(worker.cell, result)
+                self._keep(cell, outcome.result)
 
     def _keep(self, cell: Cell, outcome: dict[str, Any]) -> None:
         line = Line(cell, outcome, self._commit, self._versions)
-        try:
-            append(self._results, line)
-        except TypeError as error:
-            self._fail(cell, Failed(f"its outcome is not for JSON: {error}", repr(outcome)))
-            return
+        append(self._results, line)
         self._schedule.keep(line)
         self._summary.finished += 1
         self._summary.diverged += outcome["status"] == "diverged"
         self._echo(f"{self._progress()} {cell.label}: {_scores(outcome)}{self._time_left()}")
 
-    def _fail(self, cell: Cell, failure: Failed) -> None:
+    def _fail(self, cell: Cell, outcome: Outcome) -> None:
         # A fault that all cells share is told at length once.
-        trace = "" if failure.error in self._told_at_length else f"\n{failure.trace.rstrip()}"
-        self._told_at_length.add(failure.error)
-        self._put_aside(cell, failure.error, trace)
+        error = str(outcome.error)
+        trace = "" if error in self._told_at_length else f"\n{outcome.trace.rstrip()}"
+        self._told_at_length.add(error)
+        self._put_aside(cell, error, trace)
 
     def _count_death(self, cell: Cell, death: Killed) -> None:
         self._deaths[cell.key] += 1
@@ -188,6 +199,11 @@ class _Run:
     def _time_left(self) -> str:
         seconds = seconds_left([*self._agenda.ready, *self._agenda.waiting], self._schedule.lines)
         return f"; about {words(seconds / self._size)} to go" if seconds else ""
+
+
+def _cell(worker: Worker) -> Cell:
+    _, cell, _ = worker.task.arguments
+    return cell
 
 
 def _scores(outcome: dict[str, Any]) -> str:

@@ -34,10 +34,10 @@ from benchmarks.paper.report.figures import (
     storage,
 )
 from benchmarks.paper.report.figures.absent import missing
-from benchmarks.paper.report.figures.labels import Label, place
 from benchmarks.paper.report.figures.style import METHOD_LOOKS, VARIANT_LOOKS, look
 from benchmarks.paper.report.figures.tradeoff import Point, front
 from benchmarks.paper.results import Line
+from ttlib.plot.labels import Label, place
 
 SEEDS = (0, 1, 2)
 OURS = ("loretta-rep", "loretta-adp")

@@ -15,7 +15,7 @@ from ttlib.plot.style import INK, PALE
 Boxes: TypeAlias = np.ndarray[Any, Any]  # (…, 4): x0, y0, x1, y1 in pixels
 Rectangle: TypeAlias = tuple[float, float, float, float]
 
-_FONT = 8
+_FONT = 9
 _GAP = 2.0  # points around everything
 _DISTANCES = (6.0, 12.0, 20.0, 30.0, 44.0, 60.0)  # points from the marker to the nearest edge of the text
 _DIRECTIONS = 16

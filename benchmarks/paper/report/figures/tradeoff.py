@@ -13,9 +13,9 @@ from matplotlib.ticker import EngFormatter
 
 from benchmarks.paper.report.aggregate import Sample, Study
 from benchmarks.paper.report.figures.absent import blank
-from benchmarks.paper.report.figures.labels import Label, place
 from benchmarks.paper.report.figures.style import FAINT, INK, PALE, look
 from benchmarks.paper.report.wording import described, title
+from ttlib.plot.labels import Label, place
 
 
 @dataclass(frozen=True, slots=True)

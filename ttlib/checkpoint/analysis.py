@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ttlib._files import replacing
-from ttlib._json import Json, check, parse_object, refuse
+from ttlib._json import Json
+from ttlib.checkpoint import json_file
 from ttlib.checkpoint.candidates import shape_candidates
 from ttlib.checkpoint.engines import Engine
 from ttlib.checkpoint.reader import Checkpoint, open_checkpoint
@@ -28,7 +27,6 @@ TABLE = "analysis.json"
 DEFAULT_SHAPES = 3
 
 _REMEDY = "analyse the checkpoint again"
-_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,27 +110,12 @@ class CheckpointAnalysis:
 
     def save(self, path: str | os.PathLike[str], /) -> None:
         """Write the analysis as JSON, the same bytes for the same analysis; TTFileError where that cannot be done."""
-        try:
-            with replacing(Path(path)) as temporary:
-                temporary.write_text(json.dumps(self.to_json(), allow_nan=False) + "\n", encoding="utf-8")
-        except (OSError, ValueError) as error:
-            msg = f"cannot save {os.fspath(path)!r}: {error}; make room or choose another path"
-            raise TTFileError(msg) from error
+        json_file.store(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], /) -> CheckpointAnalysis:
         """Read what `save` wrote; TTFileError names what cannot be."""
-        try:
-            with Path(path).open("rb") as file:
-                text = file.read(_LARGEST + 1)
-            if len(text) > _LARGEST:
-                refuse("the size of the analysis", len(text), f"{_LARGEST} bytes at most", _REMEDY)
-            return _parse(parse_object(text.decode(), "the analysis", _REMEDY))
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            msg = f"cannot read the analysis {os.fspath(path)!r}: {error}"
-            raise TTFileError(msg) from error
+        return json_file.load(path, _parse, what="the analysis", form=(FORMAT, VERSION), remedy=_REMEDY)
 
 
 def analyze(
@@ -239,8 +222,6 @@ def _collect(
 
 
 def _parse(content: Json) -> CheckpointAnalysis:
-    check("format", content.get("format"), FORMAT)
-    check("version", content.get("version"), VERSION)
     return CheckpointAnalysis(
         fingerprint=content["checkpoint"],
         settings=AnalysisSettings.from_json(content["settings"]),

@@ -11,7 +11,6 @@ All files are checked against the manifest before their numbers are used.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ttlib._files import replacing
-from ttlib._json import Json, check, parse_object, refuse
+from ttlib._json import Json, refuse
 from ttlib._types import Shape
+from ttlib.checkpoint import json_file
 from ttlib.errors import TTFileError
 
 MANIFEST = "compressed.json"
@@ -32,7 +31,6 @@ FORMAT = "ttlib-compressed-checkpoint"
 VERSION = 1
 
 _REMEDY = "the folder is damaged or was changed: compress the checkpoint again"
-_LARGEST = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +94,7 @@ class Archive:
 
 def write_archive(folder: Path, archive: Archive) -> None:
     """Write the manifest, after which the folder is complete."""
-    content = {"format": FORMAT, "version": VERSION, **asdict(archive)}
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    json_file.store(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **asdict(archive)}, indent=1)
 
 
 def read_archive(folder: str | os.PathLike[str], /) -> Archive:
@@ -112,20 +108,10 @@ def read_archive(folder: str | os.PathLike[str], /) -> Archive:
     if not path.is_file():
         msg = f"no {MANIFEST} in {os.fspath(folder)!r}: give a folder of `ttlib compress`, finished with --resume"
         raise FileNotFoundError(msg)
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            refuse("the size of the manifest", len(text), f"{_LARGEST} bytes at most", _REMEDY)
-        return _parse(parse_object(text.decode(), "the manifest", _REMEDY))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        msg = f"cannot read {os.fspath(path)!r}: {error}; {_REMEDY}"
-        raise TTFileError(msg) from error
+    return json_file.load(path, _parse, what="the manifest", form=(FORMAT, VERSION), remedy=_REMEDY)
 
 
 def _parse(content: Json) -> Archive:
-    check("format", content.get("format"), FORMAT)
-    check("version", content.get("version"), VERSION)
     weights = {name: CompressedWeight.from_json(weight) for name, weight in content["weights"].items()}
     for name, weight in weights.items():
         if Path(weight.file).parts[:1] != (TRAINS,) or len(Path(weight.file).parts) != 2:  # no way out of the folder

@@ -11,17 +11,14 @@ by hand.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ttlib._files import replacing
-from ttlib._json import Json, check, parse_object, refuse
+from ttlib._json import Json, refuse
 from ttlib._types import Ranks, Shape
+from ttlib.checkpoint import json_file
 from ttlib.checkpoint.budget import ParetoPoint
 from ttlib.errors import RankError, ShapeError, TTFileError
 from ttlib.ranks import check_tolerance, clip_ranks
@@ -31,7 +28,6 @@ FORMAT = "ttlib-compression-plan"
 VERSION = 1
 
 _REMEDY = "mend the plan, or have `ttlib compress … --budget … --plan-only` make a new one"
-_LARGEST = 1 << 26
 _OPTIONAL = ("checkpoint", "expected", "pareto")
 
 
@@ -72,32 +68,15 @@ class CompressionPlan:
         content["checkpoint"] = self.fingerprint
         content["expected"] = {"parameters": self.parameters, "error": self.error}
         content["pareto"] = [[point.parameters, point.error] for point in self.pareto]
-        try:
-            with replacing(Path(path)) as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except (OSError, ValueError) as error:
-            msg = f"cannot save {os.fspath(path)!r}: {error}; make room or choose another path"
-            raise TTFileError(msg) from error
+        json_file.store(path, content, indent=1)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], /) -> CompressionPlan:
         """Read a plan; TTFileError names what in it cannot be."""
-        try:
-            with Path(path).open("rb") as file:
-                text = file.read(_LARGEST + 1)
-            if len(text) > _LARGEST:
-                refuse("the size of the plan", len(text), f"{_LARGEST} bytes at most", _REMEDY)
-            return _parse(parse_object(text.decode(), "the plan", _REMEDY))
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError) as error:  # TTFileError and UnicodeDecodeError are among them
-            msg = f"cannot read the plan {os.fspath(path)!r}: {error}"
-            raise TTFileError(msg) from error
+        return json_file.load(path, _parse, what="the plan", form=(FORMAT, VERSION), remedy=_REMEDY)
 
 
 def _parse(content: Json) -> CompressionPlan:
-    check("format", content.get("format"), FORMAT)
-    check("version", content.get("version"), VERSION)
     unknown = sorted(content.keys() - {"format", "version", "weights", *_OPTIONAL})
     if unknown:
         refuse("the list of unknown keys", unknown, f"none but {', '.join(_OPTIONAL)} beside weights", _REMEDY)
@@ -131,8 +110,3 @@ def _point(point: Any) -> ParetoPoint:
     if not (isinstance(point, list) and len(point) == 2 and all(isinstance(n, int | float) for n in point)):
         refuse("a point of pareto", point, "[parameters, error]", _REMEDY)
     return ParetoPoint(int(point[0]), float(point[1]))
-
-
-def fits(weight: PlannedWeight, rows: int, cols: int) -> bool:
-    """Whether a planned shape can be laid over a matrix."""
-    return math.prod(weight.shape) == rows * cols

@@ -1,6 +1,7 @@
 """Analysis of whole checkpoints: what is found, what is skipped and named, and what a run that was cut short keeps."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -74,6 +75,18 @@ def test_half_precision_bfloat16_and_gguf(tmp_path):
     path = gguf_file(tmp_path / "model.gguf", {"blk.0.ffn_up.weight": (np.tile(W, (1, 8)), "Q8_0")})
     (found,) = analyze(path, engine=HERE).weights
     assert (found.dtype, found.rows, found.cols) == ("Q8_0", 32, 64)
+
+
+def test_bfloat16_is_analysed_where_it_lies(tmp_path):
+    numbers = torch.randn(64, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    safetensors.torch.save_file({"w": numbers}, tmp_path / "bf16.safetensors")
+    safetensors.torch.save_file({"w": numbers.float()}, tmp_path / "f32.safetensors")
+    (half,), (single,) = (analyze(tmp_path / f"{name}.safetensors", engine=HERE).weights for name in ("bf16", "f32"))
+    assert dataclasses.replace(half, dtype="F32") == single
+    numbers[3, 7] = float("inf")
+    safetensors.torch.save_file({"w": numbers * 2**-60}, tmp_path / "inf.safetensors")
+    (skipped,) = analyze(tmp_path / "inf.safetensors", engine=HERE).skipped
+    assert "1 non-finite value(s) (NaN or infinity), the first at (3, 7)" in skipped.reason
 
 
 def test_the_table_of_a_resumed_run_is_that_of_an_uninterrupted_one(model, tmp_path):

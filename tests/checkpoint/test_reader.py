@@ -601,3 +601,16 @@ def test_without_the_package_gguf_its_files_name_it(quantised, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match="pip install gguf"):
         open_checkpoint(quantised)
+
+
+def test_rows_and_words_are_the_numbers_of_array(tmp_path):
+    numbers = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    for dtype, wide in ((torch.bfloat16, "float32"), (torch.float16, "float32"), (torch.float64, "float64")):
+        safetensors.torch.save_file({"w": numbers.to(dtype)}, tmp_path / "m.safetensors")
+        checkpoint = open_checkpoint(tmp_path / "m.safetensors")
+        rows, words = checkpoint.rows("w"), checkpoint.words("w")
+        assert (rows.shape, rows.dtype) == ((12, 8), wide)
+        np.testing.assert_array_equal(rows[3:7], checkpoint.array("w")[3:7].astype(wide))
+        np.testing.assert_array_equal(rows[10:99], checkpoint.array("w")[10:].astype(wide))
+        assert words.dtype == (np.uint16 if dtype == torch.bfloat16 else checkpoint.array("w").dtype)
+        assert not words.flags.writeable

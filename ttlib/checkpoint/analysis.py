@@ -188,7 +188,7 @@ def analyze_tensor(checkpoint: str, name: str, settings: Json) -> Json:
     chosen = AnalysisSettings.from_json(settings)
     try:
         opened = open_checkpoint(checkpoint)
-        entry, matrix = opened.entries[name], opened.array(name)
+        entry, matrix = opened.entries[name], opened.words(name)
         candidates = shape_candidates(*entry.shape, count=chosen.shapes)
         weight = analyze_weight(
             name, matrix, candidates=candidates, ranks=chosen.ranks, eps=chosen.eps, dtype=entry.dtype

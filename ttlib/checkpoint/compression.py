@@ -142,18 +142,18 @@ def plan_for_budget(
 def compress_tensor(checkpoint: str, name: str, how: Json, output: str, file: str) -> Json:
     """Compress one weight into its file; what an engine runs, in any process that can read and write both places."""
     opened = open_checkpoint(checkpoint)
-    entry, matrix = opened.entries[name], opened.array(name)
-    if matrix.dtype == np.float16:
-        matrix = matrix.astype(np.float32)
+    entry = opened.entries[name]
     try:
-        modes = how["shape"] if "shape" in how else _smallest_shape(name, matrix, how)
+        modes = how["shape"] if "shape" in how else _smallest_shape(name, opened.words(name), how)
         if modes is None:
             return {"dense": f"no train of it is smaller at a relative error of {how['eps']:g}"}
-        train, report = decompose(matrix, shape=modes, ranks=how.get("ranks"), eps=how.get("eps"), return_report=True)
+        train, report = decompose(
+            opened.rows(name), shape=modes, ranks=how.get("ranks"), eps=how.get("eps"), return_report=True
+        )
     except NonFiniteError as error:
         return {"dense": str(error)}
-    if train.parameters >= matrix.size:
-        return {"dense": f"its train has {train.parameters} parameters, more than its {matrix.size} entries"}
+    if train.parameters >= entry.parameters:
+        return {"dense": f"its train has {train.parameters} parameters, not fewer than its {entry.parameters} entries"}
     path = Path(output, file)
     stored = write_train(path, train, dtype=core_dtype(entry.dtype))
     weight = CompressedWeight(

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ttlib.checkpoint.numbers import widen
 from ttlib.errors import BackendError, NonFiniteError, ShapeError
 
 Numbers = np.ndarray[Any, Any]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+_WORDS = np.dtype(np.uint16)
 # Bytes of a block in the dtype of the products.
 _BLOCK_BYTES = 1 << 25
 # Numbers that are widened at a time when squares are summed: they stay in the cache.
@@ -28,7 +30,7 @@ _LEAST_ENERGY = 2.0**-960
 class MatrixBlocks:
     """The entries of a matrix in C order, times 2**-exponent; `energy` is the sum of their squares, in double."""
 
-    entries: Numbers  # (size,), a view
+    entries: Numbers  # (size,), a view; of bfloat16 the words
     dtype: np.dtype[Any]  # float32 or float64, that of the blocks and of products with them
     exponent: int
     energy: float
@@ -50,21 +52,22 @@ class MatrixBlocks:
             unfolding = unfolding.T
         step = max(1, _BLOCK_BYTES // (self.dtype.itemsize * unfolding.shape[1]))
         for start in range(0, unfolding.shape[0], step):
-            block = unfolding[start : start + step].astype(self.dtype, copy=False)
+            block = _numbers(unfolding[start : start + step], self.dtype)
             yield block if self.exponent == 0 else _scaled(block, -self.exponent)
 
 
 def matrix_blocks(matrix: Numbers, /, *, name: str = "the matrix") -> MatrixBlocks:
     """Check a matrix (rows, cols) and return its blocks; *name* stands in the errors.
 
-    A matrix that is not C-contiguous is copied; others, memory maps among them, are only looked at.
+    A matrix that is not C-contiguous is copied; others, memory maps among them, are only looked at.  uint16 is taken
+    for the words of bfloat16, which numpy does not have: so they need not be widened all at once.
 
     Raises:
-        BackendError: not a numpy array of half, single or double precision.
+        BackendError: not a numpy array of half, single or double precision or of words.
         ShapeError: not two-dimensional, or without entries.
         NonFiniteError: with the number of NaN and infinities and the index of the first.
     """
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.name not in DTYPES:
+    if not isinstance(matrix, np.ndarray) or (matrix.dtype.name not in DTYPES and matrix.dtype != _WORDS):
         kind = matrix.dtype.name if hasattr(matrix, "dtype") else type(matrix).__name__
         msg = f"{name} must be a numpy array of {', '.join(DTYPES)}, got {kind}: convert it with .astype(numpy.float32)"
         raise BackendError(msg)
@@ -78,7 +81,7 @@ def matrix_blocks(matrix: Numbers, /, *, name: str = "the matrix") -> MatrixBloc
         _refuse_non_finite(entries, matrix.shape, name)
     exponent = 0
     if not _LEAST_ENERGY <= energy < math.inf:
-        exponent = math.frexp(max(abs(float(entries.max())), abs(float(entries.min()))))[1]  # 0 for zeros
+        exponent = math.frexp(max(float(np.abs(block).max()) for block in _in_cache(entries)))[1]  # 0 for zeros
     elif not _LEAST_MEAN_SQUARE <= energy / entries.size <= _LARGEST_MEAN_SQUARE:
         exponent = math.frexp(math.sqrt(energy / entries.size))[1]
     return MatrixBlocks(entries, dtype, exponent, _energy(entries, exponent) if exponent else energy)
@@ -88,11 +91,21 @@ def _energy(entries: Numbers, exponent: int) -> float:
     """Return the sum of squares of the entries times 2**-exponent: each block in the cache, all in double."""
     total = 0.0
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for start in range(0, entries.size, _SUMMED):
-            block = entries[start : start + _SUMMED].astype(np.float64, copy=False)
-            block = _scaled(block, -exponent) if exponent else block
+        for numbers in _in_cache(entries):
+            block = _scaled(numbers, -exponent) if exponent else numbers
             total += float(block @ block)
     return total
+
+
+def _in_cache(entries: Numbers) -> Iterator[Numbers]:
+    """Yield the entries in double precision, as many at a time as stay in the cache."""
+    for start in range(0, entries.size, _SUMMED):
+        yield _numbers(entries[start : start + _SUMMED], np.dtype(np.float64))
+
+
+def _numbers(block: Numbers, dtype: np.dtype[Any]) -> Numbers:
+    """Return entries or words as numbers of *dtype*."""
+    return (widen(block) if block.dtype == _WORDS else block).astype(dtype, copy=False)
 
 
 def _scaled(block: Numbers, exponent: int) -> Numbers:
@@ -103,10 +116,10 @@ def _scaled(block: Numbers, exponent: int) -> Numbers:
 
 def _refuse_non_finite(entries: Numbers, shape: tuple[int, ...], name: str) -> None:
     count, first = 0, -1
-    for start in range(0, entries.size, _SUMMED):
-        bad = ~np.isfinite(entries[start : start + _SUMMED])
+    for number, block in enumerate(_in_cache(entries)):
+        bad = ~np.isfinite(block)
         if first < 0 and bad.any():
-            first = start + int(np.argmax(bad))
+            first = number * _SUMMED + int(np.argmax(bad))
         count += int(np.count_nonzero(bad))
     if count:
         index = tuple(int(i) for i in np.unravel_index(first, shape))

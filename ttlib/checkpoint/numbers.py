@@ -6,6 +6,7 @@ A file is mapped, not read: the pages belong to the file, and the system takes t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,6 +36,32 @@ def read_rows(entry: TensorEntry, first: int, last: int) -> NDArray:
         values = widen(words) if entry.dtype == "BF16" else words
     values.flags.writeable = False  # the same for copies as for views: a caller must not depend on which it got
     return values
+
+
+@dataclass(frozen=True, slots=True)
+class LazyRows:
+    """A matrix that is read a few rows at a time, as float32 or float64: what `ttlib.decompose` takes in blocks."""
+
+    entry: TensorEntry
+
+    @property
+    def shape(self) -> Shape:
+        """Of the matrix."""
+        return self.entry.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows that come."""
+        return np.dtype(np.float64 if self.entry.dtype == "F64" else np.float32)
+
+    def __getitem__(self, rows: slice) -> NDArray:
+        first, last, _ = rows.indices(self.shape[0])
+        return read_rows(self.entry, first, last).astype(self.dtype, copy=False)
+
+
+def read_words(entry: TensorEntry) -> NDArray:
+    """Return the numbers of a tensor where they lie; of bfloat16 the words, as uint16."""
+    return _map(entry.file, str(DTYPES[entry.dtype].words), entry.begin, entry.shape)
 
 
 def read_bytes(entry: TensorEntry) -> NDArray:

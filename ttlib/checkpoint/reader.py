@@ -16,7 +16,7 @@ from ttlib.checkpoint.entries import Fault, FileHeader, TensorEntry
 from ttlib.checkpoint.gguf_reader import read_gguf_header
 from ttlib.checkpoint.header import read_header
 from ttlib.checkpoint.layout import CheckpointFiles, find_files
-from ttlib.checkpoint.numbers import NDArray, read_bytes, read_rows
+from ttlib.checkpoint.numbers import LazyRows, NDArray, read_bytes, read_rows, read_words
 from ttlib.errors import ShapeError, TTFileError
 
 
@@ -133,19 +133,30 @@ class Checkpoint:
             ShapeError: the tensor has not two axes, or *rows* or *block_bytes* is below 1.
             TTFileError: as in `array`, or the numbers are no real ones.
         """
-        entry = self._readable(name)
-        if len(entry.shape) != 2:
-            msg = f"tensor {name!r} has the shape {entry.shape}: row blocks need a matrix; use array() and reshape it"
-            raise ShapeError(msg)
-        if not entry.is_floating:
-            msg = f"tensor {name!r} has the dtype {entry.dtype}: row blocks need real numbers; use array()"
-            raise TTFileError(msg)
+        entry = self._matrix(name)
         if block_bytes < 1 or (rows is not None and rows < 1):
             msg = f"rows={rows}, block_bytes={block_bytes}: a block has at least one row and one byte"
             raise ShapeError(msg)
         item = 8 if entry.dtype == "F64" else 4
         step = rows or max(block_bytes // max(item * entry.shape[1], 1), 1)
         return self._row_blocks(entry, step)
+
+    def rows(self, name: str, /) -> LazyRows:
+        """Return a matrix of real numbers for `ttlib.decompose`, which reads large ones in blocks of rows.
+
+        Raises:
+            ShapeError, TTFileError: as in `blocks`.
+        """
+        return LazyRows(self._matrix(name))
+
+    def words(self, name: str, /) -> NDArray:
+        """Return the numbers of a tensor as `array` does, but those of bfloat16 as uint16: nothing is copied.
+
+        Raises:
+            TTFileError: as in `array`.
+        """
+        entry = self._readable(name)
+        return read_words(entry) if entry.dtype == "BF16" else self.array(name)
 
     def raw(self, name: str, /) -> memoryview:
         """Return the bytes of a tensor of any dtype as they lie in the file, to be copied to another one.
@@ -167,6 +178,16 @@ class Checkpoint:
                 block = block.astype("float32")
                 block.flags.writeable = False
             yield block
+
+    def _matrix(self, name: str) -> TensorEntry:
+        entry = self._readable(name)
+        if len(entry.shape) != 2:
+            msg = f"tensor {name!r} has the shape {entry.shape}: row blocks need a matrix; use array() and reshape it"
+            raise ShapeError(msg)
+        if not entry.is_floating:
+            msg = f"tensor {name!r} has the dtype {entry.dtype}: row blocks need real numbers; use array()"
+            raise TTFileError(msg)
+        return entry
 
     def _readable(self, name: str) -> TensorEntry:
         entry = self._entry(name)

@@ -15,7 +15,7 @@ from ttlib.checkpoint.journal import Journal
 
 # Blocks, Gram matrices and their eigenvectors, whatever the size of the weight.
 _WORKING_MEMORY = 192 << 20
-_MAPPED = ("F16", "F32", "F64")  # these are read where they lie, all others are widened to float32 in memory
+_MAPPED = ("F16", "BF16", "F32", "F64")  # these are read where they lie, quantised ones are widened in memory
 
 
 @dataclass(frozen=True, slots=True)

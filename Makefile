@@ -1,4 +1,4 @@
-# make demo   fine-tune four methods on real text and check the results (about 4 minutes on 2 cores)
+# make demo   fine-tune four methods on real text and check the results (about 5 minutes on 2 cores)
 # make test   lint, types, import laws, tests
 # Both create .venv and install what they need first; a second call installs nothing.
 

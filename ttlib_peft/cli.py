@@ -117,7 +117,7 @@ def finetune(
 def demo(
     output: Annotated[Path, typer.Option(help="Folder to write; an earlier demo in it is replaced.")] = Path(".demo"),
 ) -> None:
-    """Compare four methods on a real model and real news, then check what was saved (under five minutes)."""
+    """Compare four methods on a real model and real news, then check what was saved (about five minutes)."""
     with _errors_in_one_line():
         report, checks = run_demo(output, say=_say)
         _print_report(report)

@@ -83,6 +83,8 @@ def test_compress_and_decompress(model, tmp_path):
     assert f"kept        {archive.parameters / archive.parameters_before:.1%}" in text
     for name, weight in archive.weights.items():
         assert [name, "x".join(map(str, weight.modes))] in [line.split()[:2] for line in text.splitlines() if line]
+    assert stdout("inspect", tmp_path / "small") == text
+    assert (tmp_path / "small" / "trains" / "layers.0.up.weight.safetensors").exists()
     stdout("decompress", tmp_path / "small", tmp_path / "back")
     back = open_checkpoint(tmp_path / "back")
     for name, W in TENSORS.items():

@@ -1,7 +1,7 @@
 """The folder of a compressed checkpoint, and the manifest that says what is in it.
 
     compressed.json              the manifest: written last, so a folder without one is not complete
-    trains/00000.safetensors …   a file of `ttlib.save` for each compressed weight
+    trains/*.safetensors         a file of `ttlib.save` for each compressed weight
     dense.safetensors            all other tensors, bit for bit
     config.json, …               what else lay beside the weights
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ FORMAT = "ttlib-compressed-checkpoint"
 VERSION = 1
 
 _REMEDY = "the folder is damaged or was changed: compress the checkpoint again"
+
+
+# Neither a number, which other files have, nor hidden, nor with anything that a file system may mind.
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,17 @@ class Archive:
     def parameters_before(self) -> int:
         """The numbers in the checkpoint."""
         return self.dense_parameters + sum(weight.shape[0] * weight.shape[1] for weight in self.weights.values())
+
+
+def train_files(names: Sequence[str]) -> dict[str, str]:
+    """Return the file of the train of each tensor: called like it, or by its number where no file could be.
+
+    >>> train_files(["lm_head.weight", "a/b", "LM_HEAD.weight"])["a/b"]
+    'trains/00001.safetensors'
+    """
+    folded = Counter(name.casefold() for name in names)  # some file systems do not tell A from a
+    plain = {name for name in names if _PLAIN.fullmatch(name) and folded[name.casefold()] == 1}
+    return {name: f"{TRAINS}/{name if name in plain else f'{k:05}'}.safetensors" for k, name in enumerate(names)}
 
 
 def write_archive(folder: Path, archive: Archive) -> None:

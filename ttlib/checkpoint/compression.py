@@ -17,11 +17,11 @@ from ttlib.checkpoint.analysis import DEFAULT_SHAPES, analyze
 from ttlib.checkpoint.archive import (
     DENSE,
     MANIFEST,
-    TRAINS,
     Archive,
     CompressedWeight,
     copy_others,
     digest,
+    train_files,
     write_archive,
 )
 from ttlib.checkpoint.candidates import shape_candidates
@@ -104,7 +104,7 @@ def compress(
         plan = plan_for_budget(checkpoint, output, budget=budget, resume=resume, watch=watch, **options)
     how = _by_tolerance(selection, eps, shapes) if plan is None else _by_plan(selection, plan, opened)
     chosen = [entry for entry in selection.weights if entry.name in how]
-    files = {name: f"{TRAINS}/{k:05}.safetensors" for k, name in enumerate(opened.entries)}
+    files = train_files(list(opened.entries))
     path = str(opened.path.resolve())
     run = Run(
         compress_tensor,

@@ -30,7 +30,8 @@ def write_table(path: str | os.PathLike[str], analysis: CheckpointAnalysis, /) -
         raise ShapeError(msg)
     try:
         with replacing(path) as temporary:
-            _write_csv(temporary, rows) if path.suffix == ".csv" else _write_parquet(temporary, rows)
+            write = _write_csv if path.suffix == ".csv" else _write_parquet
+            write(temporary, rows)
     except OSError as error:
         msg = f"cannot write {os.fspath(path)!r}: {error}; make room or choose another path"
         raise TTFileError(msg) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -15,7 +14,6 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextCol
 from rich.progress import Progress as ProgressBar
 
 from ttlib.checkpoint import (
-    Archive,
     CheckpointAnalysis,
     CompressionPlan,
     Engine,
@@ -40,8 +38,9 @@ from ttlib.checkpoint.smallest import smallest
 from ttlib.checkpoint.table import write_table
 from ttlib.checkpoint.weight import DEFAULT_EPS, DEFAULT_RANKS
 from ttlib.cli.application import CommandError, Json, app, command, say
+from ttlib.cli.archives import print_archive
 from ttlib.cli.integers import write_count, write_shape
-from ttlib.cli.printing import print_fields, print_json, print_table, printable, write_compression
+from ttlib.cli.printing import print_json, print_table, printable, write_compression
 
 CheckpointArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors or .gguf file, or a folder of them.")
@@ -151,10 +150,7 @@ def compress(
             return
         chosen = None if plan is None else CompressionPlan.load(plan)
         found = compress_checkpoint(checkpoint, output, budget=share, eps=eps, plan=chosen, watch=watch, **options)
-    if json_output:
-        print_json(asdict(found))
-        return
-    _print_archive(found)
+    print_archive(found, json_output=json_output)
     say(f"wrote {output}")
 
 
@@ -206,30 +202,6 @@ def _best(weight: WeightAnalysis, eps: float) -> str:
     """The largest compression of all shapes at one tolerance."""
     best = smallest(weight, eps)
     return "-" if best.shape is None else write_compression(best.compression)
-
-
-def _print_archive(found: Archive) -> None:
-    print_table(
-        ("weight", "modes", "ranks"),
-        ("parameters", "smaller", "error"),
-        (
-            (
-                printable(name),
-                write_shape(weight.modes),
-                ",".join(map(str, weight.ranks)),
-                write_count(weight.parameters),
-                write_compression(weight.shape[0] * weight.shape[1] / weight.parameters),
-                f"{weight.relative_error:.2e}",
-            )
-            for name, weight in found.weights.items()
-        ),
-    )
-    print_fields(
-        {
-            "parameters": f"{write_count(found.parameters_before)} -> {write_count(found.parameters)}",
-            "kept": f"{found.parameters / found.parameters_before:.1%}",
-        }
-    )
 
 
 def _engine(name: str, scheduler: str | None, workers: int | None, memory: float | None) -> Engine:

@@ -13,7 +13,9 @@ import typer
 from ttlib._arrays import dtype_name
 from ttlib._manifest import Manifest, read_manifest
 from ttlib._types import Driver
+from ttlib.checkpoint.archive import MANIFEST, read_archive
 from ttlib.cli.application import CommandError, Json, Overwrite, app, command
+from ttlib.cli.archives import print_archive
 from ttlib.cli.integers import parse_ranks, parse_shape, write_count, write_ranks, write_shape
 from ttlib.cli.printing import print_fields, print_json, print_table, printable, write_compression
 from ttlib.cli.tensor_files import Entry, holds_train, list_tensors, read_tensor
@@ -86,8 +88,10 @@ def decompose(
 
 @command(app, example="ttlib inspect w.safetensors")
 def inspect(file: FileArgument, json_output: Json = False) -> None:
-    """Say what is in a file: a train's ranks against the largest possible, or the tensors that could become one."""
-    if holds_train(file):
+    """Say what is in a train, a checkpoint, or a compressed checkpoint, without reading more than it takes."""
+    if (file / MANIFEST).is_file():
+        print_archive(read_archive(file), json_output=json_output)
+    elif holds_train(file):
         _inspect_train(file, json_output=json_output)
     else:
         _list_tensors(list_tensors(file), json_output=json_output)

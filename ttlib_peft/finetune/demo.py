@@ -43,7 +43,7 @@ class Check:
 
 
 def demo_settings(output: Path) -> FinetuneSettings:
-    """The fixed settings of the demonstration: sized for two cores and less than five minutes."""
+    """The fixed settings of the demonstration: sized for two cores and about five minutes."""
     return FinetuneSettings(
         output=output,
         methods=(*LORETTA, "lora", "head"),

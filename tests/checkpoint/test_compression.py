@@ -232,6 +232,8 @@ def test_what_is_there_is_never_replaced(model, tmp_path):
 def test_options_that_cannot_be(model, tmp_path, options):
     with pytest.raises(RankError):
         compress(model, tmp_path / "small", engine=HERE, **options)
+    with pytest.raises(ShapeError, match="shapes"):
+        compress(model, tmp_path / "small", engine=HERE, eps=0.1, shapes=0)
     assert not (tmp_path / "small").exists()
 
 

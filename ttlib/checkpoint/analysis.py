@@ -167,7 +167,7 @@ def analyze(
     settings = AnalysisSettings(shapes, tuple(ranks), tuple(eps), tuple(include), tuple(exclude))
     opened = open_checkpoint(checkpoint)
     selection = select(opened.entries.values(), include=settings.include, exclude=settings.exclude)
-    path, asked = str(opened.path.resolve()), settings.to_json()
+    path, asked = str(opened.path.absolute()), settings.to_json()
     run = Run(
         analyze_tensor,
         header={"checkpoint": opened.fingerprint, "settings": asked},

@@ -40,6 +40,7 @@ from ttlib.checkpoint.writer import RawBytes, TensorSpec, write_safetensors
 from ttlib.decomposition import decompose
 from ttlib.errors import NonFiniteError, RankError, ShapeError, TTFileError
 from ttlib.ranks import check_tolerance
+from ttlib.shapes import check_integer
 from ttlib.tensor_train import TensorTrain
 
 JOURNAL = "journal.jsonl"
@@ -105,7 +106,7 @@ def compress(
     how = _by_tolerance(selection, eps, shapes) if plan is None else _by_plan(selection, plan, opened)
     chosen = [entry for entry in selection.weights if entry.name in how]
     files = train_files(list(opened.entries))
-    path = str(opened.path.resolve())
+    path = str(opened.path.absolute())
     run = Run(
         compress_tensor,
         header={"checkpoint": opened.fingerprint, "weights": how},
@@ -171,7 +172,8 @@ def compress_tensor(checkpoint: str, name: str, how: Json, output: str, file: st
 
 def _by_tolerance(selection: Selection, eps: float | None, shapes: int) -> dict[str, Json]:
     tolerance = check_tolerance(eps)  # type: ignore[arg-type]  # one of the three options is there
-    return {entry.name: {"eps": tolerance, "shapes": shapes} for entry in selection.weights}
+    count = check_integer(shapes, name="shapes")
+    return {entry.name: {"eps": tolerance, "shapes": count} for entry in selection.weights}
 
 
 def _by_plan(selection: Selection, plan: CompressionPlan, checkpoint: Checkpoint) -> dict[str, Json]:

@@ -10,6 +10,7 @@ from tests.checkpoint.files import sharded_folder
 from tests.checkpoint.test_analysis import HERE
 from tests.checkpoint.test_compression import TENSORS
 from ttlib.checkpoint import CheckpointAnalysis, analyze, open_checkpoint, read_archive
+from ttlib.checkpoint.smallest import smallest
 from ttlib.cli import app, checkpoints
 from ttlib.cli.printing import write_compression
 
@@ -101,6 +102,22 @@ def test_a_plan_first_and_its_compression_later(model, tmp_path):
     stdout("compress", model, out, "--plan", out / "plan.json", *LOCAL)
     archive = read_archive(out)
     assert archive.parameters <= 0.4 * archive.parameters_before
+
+
+def test_pictures_of_an_analysis(model, tmp_path):
+    stdout("analyze", model, "--output", tmp_path, "--eps", "0.5,0.1", *LOCAL)
+    analysis = tmp_path / "analysis.json"
+    drawn = json.loads(stdout("plot", "heat-map", analysis, "--output", tmp_path / "map.svg", "--json"))["rows"]
+    found = CheckpointAnalysis.load(analysis)
+    assert {row["projection"] for row in drawn} == {"embed", "up", "noise"}
+    assert max(row["smaller"] for row in drawn) == max(smallest(weight, 0.5).compression for weight in found.weights)
+    rows = json.loads(stdout("plot", "pareto", analysis, "--output", tmp_path / "front.png", "--json"))["rows"]
+    assert [row["error"] for row in rows] == sorted((row["error"] for row in rows), reverse=True)
+    assert (tmp_path / "map.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    asked = ("plot", "heat-map", analysis, "--output", tmp_path / "new.svg", "--eps", 0.3)
+    assert "made for the errors 0.5, 0.1, got 0.3" in refusal(*asked)
+    assert "none.json" in refusal("plot", "pareto", tmp_path / "none.json", "--output", tmp_path / "new.svg")
 
 
 @pytest.mark.parametrize(

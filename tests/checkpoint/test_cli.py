@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import ttlib
+from ttlib.checkpoint import LocalEngine, analyze, compress
 from ttlib.cli import app
 from ttlib.cli.application import CommandError
 from ttlib.cli.integers import parse_ranks, parse_shape, write_ranks, write_shape
@@ -28,9 +29,14 @@ COMMANDS = [
     ["plan"],
     ["decompose"],
     ["inspect"],
+    ["analyze"],
+    ["compress"],
+    ["decompress"],
     ["plot", "spectrum"],
     ["plot", "ranks"],
     ["plot", "tree"],
+    ["plot", "pareto"],
+    ["plot", "heat-map"],
 ]
 PLAN = ["8x8x12x8x8", "--split", 3, "--ranks", 5, "--tokens", 2048]
 rng = np.random.default_rng(0)
@@ -403,6 +409,12 @@ def test_every_help_ends_in_an_example_that_works(command, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     np.save("w.npy", np.ones((768, 64)))
     ttlib.save("w.safetensors", ttlib.ones((8, 8, 12)))
+    save_file({"layers.0.weight": np.ones((24, 16))}, "model.safetensors")
+    here = LocalEngine(workers=0)
+    if command[0] == "plot":
+        analyze("model.safetensors", output="analysis", engine=here)
+    elif command == ["decompress"]:
+        compress("model.safetensors", "small", eps=0.1, engine=here)
     overwrite = ["--overwrite"] if command == ["decompose"] else []
     invoke(*example.split()[1:], *overwrite)
 

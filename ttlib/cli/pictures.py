@@ -1,14 +1,18 @@
-"""Commands that draw what they are given: `ttlib plot spectrum`, `ttlib plot ranks`, `ttlib plot tree`."""
+"""Commands that draw what they are given: `ttlib plot spectrum`, `ranks`, `tree`, `pareto`, `heat-map`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
 from ttlib._files import replacing
+from ttlib.checkpoint import CheckpointAnalysis
+from ttlib.checkpoint.planning import pareto_curve
+from ttlib.checkpoint.selection import by_place
+from ttlib.checkpoint.smallest import smallest
 from ttlib.cli.application import CommandError, Json, Overwrite, app, command, group
 from ttlib.cli.files import FileArgument, ShapeOption, TensorOption, check_output
 from ttlib.cli.integers import parse_ranks, parse_shape
@@ -24,7 +28,7 @@ from ttlib.train import Train
 _FORMATS = (".png", ".svg", ".pdf")
 _DOTS_PER_INCH = 150
 
-pictures = group("plot", help="Draw a spectrum, a rank profile or a contraction tree; needs matplotlib.")
+pictures = group("plot", help="Draw trains, plans and analyses; needs matplotlib.")
 app.add_typer(pictures)
 
 PictureOption: TypeAlias = Annotated[Path, typer.Option(help=f"The picture: {', '.join(_FORMATS)}.")]
@@ -88,6 +92,55 @@ def tree(
     )
     _write(plot.contraction_tree(made), output)
     _tell(output, plot.contraction_rows(made), json_output=json_output)
+
+
+AnalysisArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="ANALYSIS", help="The analysis.json of ttlib analyze.")
+]
+
+
+@command(pictures, example="ttlib plot pareto analysis/analysis.json --output budget.svg")
+def pareto(
+    analysis: AnalysisArgument, output: PictureOption, overwrite: Overwrite = False, json_output: Json = False
+) -> None:
+    """Draw what a budget for all weights of a checkpoint together would buy."""
+    _check_picture(output, overwrite=overwrite, source=analysis)
+    from ttlib import plot  # noqa: PLC0415  # needs matplotlib
+
+    points = [(point.parameters, point.error) for point in pareto_curve(CheckpointAnalysis.load(analysis))]
+    _write(plot.pareto(points), output)
+    _tell(output, plot.pareto_rows(points), json_output=json_output)
+
+
+@command(pictures, example="ttlib plot heat-map analysis/analysis.json --eps 0.2 --output map.svg")
+def heat_map(
+    analysis: AnalysisArgument,
+    output: PictureOption,
+    eps: Annotated[float | None, typer.Option(help="The relative error.", show_default="the largest analysed")] = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+) -> None:
+    """Draw by layer and projection how many times smaller each weight can be at a relative error."""
+    _check_picture(output, overwrite=overwrite, source=analysis)
+    from ttlib import plot  # noqa: PLC0415  # needs matplotlib
+
+    found = CheckpointAnalysis.load(analysis)
+    asked = max(found.settings.eps, default=0.0) if eps is None else eps
+    if asked not in found.settings.eps:
+        known = ", ".join(f"{value:g}" for value in found.settings.eps) or "none"
+        msg = f"{str(analysis)!r} was made for the errors {known}, got {asked:g}; choose one of them or analyse again"
+        raise CommandError(msg)
+    values = by_place({weight.name: smallest(weight, asked).compression for weight in found.weights})
+    _write(plot.heat_map(values, label=f"times smaller at a relative error of {asked:g}"), output)
+    _tell(output, [_Cell(*place, value) for place, value in values.items()], json_output=json_output)
+
+
+class _Cell(NamedTuple):
+    """One number of the map."""
+
+    layer: str
+    projection: str
+    smaller: float
 
 
 def _check_picture(output: Path, *, overwrite: bool, source: Path | None = None) -> None:

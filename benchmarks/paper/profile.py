@@ -28,6 +28,7 @@ class Profile:
         studies: the cells of each table; a cell may be in several.  Learning rate None: what `tuning` picks.
         tuning: by "model/method", or "model/method/task", the same runs at several learning rates, scored on a slice of
             the training rows.
+        budgets: how the budgets were chosen, in a sentence or two.
         tuned_on: for tasks whose rate is not picked on all tasks of a tuning together, the one that stands for them.
     """
 
@@ -36,6 +37,7 @@ class Profile:
     studies: Mapping[str, tuple[Cell, ...]]
     tuning: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict)
     tuned_on: Mapping[str, str] = field(default_factory=dict)
+    budgets: str = ""
 
     def tuning_of(self, cell: Cell) -> str:
         """The name of the tuning that gives a cell its learning rate; of a sequence, that of its first task."""

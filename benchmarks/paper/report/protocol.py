@@ -27,7 +27,10 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
         "on the same machine."
     )
     yield _software(evidence)
-    yield f"### Budgets\n\n{_budgets(evidence.cells)}"
+    yield "### Budgets"
+    if profile.budgets:
+        yield profile.budgets
+    yield str(_budgets(evidence.cells))
     yield f"### Data\n\n{_data(evidence.cells)}"
     notes = [f"- {own.title}: {own.note.rstrip('.')}." for own in _methods(evidence) if own.note]
     if notes:
@@ -35,9 +38,10 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
     if profile.tuning:
         yield "### Learning rates"
         yield (
-            f"Each method has the smallest rate that scores within {100 * TOLERANCE:g} points of the best, on rows of "
-            "the training split that no run trains on; the reported rows were never used to choose anything. Other "
-            f"tasks, and other settings of a method, take the rate that its default got.{_stand_ins(profile)} Tried: "
+            f"Each method has the smallest rate whose mean {_over(profile)}is within {100 * TOLERANCE:g} points of the "
+            "best, on rows of the training split that no run trains on; the reported rows were never used to choose "
+            "anything. Other tasks, and other settings of a method, take the rate that its default got."
+            f"{_stand_ins(profile)} Tried: "
             f"{_tried(profile)}; a star marks a rate at the edge, which might be better still outside."
         )
         yield str(rates(evidence))
@@ -46,6 +50,11 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
 def _tried(profile: Profile) -> str:
     tried = {cell.learning_rate for cells in profile.tuning.values() for cell in cells}
     return ", ".join(f"{rate:g}" for rate in sorted(rate for rate in tried if rate is not None))
+
+
+def _over(profile: Profile) -> str:
+    seeds = {cell.seed for cells in profile.tuning.values() for cell in cells}
+    return f"over {len(seeds)} seeds " if len(seeds) > 1 else ""
 
 
 def _stand_ins(profile: Profile) -> str:

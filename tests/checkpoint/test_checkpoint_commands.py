@@ -1,6 +1,9 @@
 """`ttlib analyze`, `compress` and `decompress`: the same numbers as the library, and mistakes in one line."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,6 +69,30 @@ def test_analyze_writes_its_files_and_goes_on(model, tmp_path):
     assert "<!DOCTYPE html>" in (out / "r.html").read_text()
     assert "exists" in refusal("analyze", model, "--output", out, *LOCAL)
     stdout("analyze", model, "--output", out, "--resume", *LOCAL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_progress_is_for_terminals_alone(model):
+    import pty
+
+    command = [sys.executable, "-m", "ttlib", "analyze", str(model), "--workers", "0"]
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert piped.stderr == b""
+    reader, terminal = pty.openpty()
+    shown = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        check=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(terminal)
+    told = os.read(reader, 1 << 20).decode()
+    os.close(reader)
+    assert shown.stdout == piped.stdout
+    assert "analyse" in told
+    assert "4/4" in told
+    assert "kB" in told
 
 
 def test_analyze_says_how_to_go_on_when_interrupted(model, tmp_path, monkeypatch):

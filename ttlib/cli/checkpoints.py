@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
 from ttlib.checkpoint import (
@@ -261,20 +261,21 @@ def _progress(what: str) -> Iterator[Watch | None]:
     columns = (
         TextColumn(what),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[weights]}"),
         DownloadColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, rate="")
+        task = bar.add_task(what, total=None, rate="", weights="")
         yield lambda progress: _show(bar, task, progress)
 
 
 def _show(bar: ProgressBar, task: Any, progress: Progress) -> None:
     speed = bar.tasks[0].speed
     rate = "" if speed is None else f"{speed / 1e6:,.0f} MB/s"
-    bar.update(task, completed=progress.bytes_done, total=progress.bytes_total, rate=rate)
+    weights = f"{progress.done}/{progress.total}"
+    bar.update(task, completed=progress.bytes_done, total=progress.bytes_total, rate=rate, weights=weights)
 
 
 @contextmanager

@@ -18,11 +18,10 @@ from benchmarks.paper.profile import Agenda, Profile, agenda
 from benchmarks.paper.results import Line, append, environment, finite, read
 from benchmarks.paper.tasks import Source
 from ttlib.checkpoint.engines import Outcome, Task
+from ttlib.checkpoint.engines.protocol import TRIES
 from ttlib.checkpoint.engines.worker import Killed, Worker
 
 RunCell = Callable[[Cell, Source], dict[str, Any]]
-
-_TRIES = 2  # of a cell whose process is killed: the first time, another one may have taken the memory
 
 
 @dataclass
@@ -182,7 +181,7 @@ class _Run:
 
     def _count_death(self, cell: Cell, death: Killed) -> None:
         self._deaths[cell.key] += 1
-        if self._deaths[cell.key] < _TRIES:
+        if self._deaths[cell.key] < TRIES:
             self._echo(f"{self._progress()} {cell.label}: started again, {death.error}")
         else:
             self._put_aside(cell, death.error)

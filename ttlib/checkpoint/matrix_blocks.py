@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ttlib.checkpoint.numbers import widen
+from ttlib.cores.scaling import LARGEST_MEAN_SQUARE, LEAST_MEAN_SQUARE
 from ttlib.errors import BackendError, NonFiniteError, ShapeError
 
 Numbers = np.ndarray[Any, Any]
@@ -20,8 +21,6 @@ _WORDS = np.dtype(np.uint16)
 _BLOCK_BYTES = 1 << 25
 # Numbers that are widened at a time when squares are summed: they stay in the cache.
 _SUMMED = 1 << 18
-# Between these mean squares of the entries no sum of squares that matters overflows or vanishes in single precision.
-_LEAST_MEAN_SQUARE, _LARGEST_MEAN_SQUARE = 2.0**-40, 2.0**40
 # From here down sums of squares have lost digits to underflow.
 _LEAST_ENERGY = 2.0**-960
 
@@ -82,7 +81,7 @@ def matrix_blocks(matrix: Numbers, /, *, name: str = "the matrix") -> MatrixBloc
     exponent = 0
     if not _LEAST_ENERGY <= energy < math.inf:
         exponent = math.frexp(max(float(np.abs(block).max()) for block in _in_cache(entries)))[1]  # 0 for zeros
-    elif not _LEAST_MEAN_SQUARE <= energy / entries.size <= _LARGEST_MEAN_SQUARE:
+    elif not LEAST_MEAN_SQUARE <= energy / entries.size <= LARGEST_MEAN_SQUARE:
         exponent = math.frexp(math.sqrt(energy / entries.size))[1]
     return MatrixBlocks(entries, dtype, exponent, _energy(entries, exponent) if exponent else energy)
 

@@ -12,7 +12,16 @@ import numpy as np
 from ttlib import _arrays, _autograd
 from ttlib._types import Array, Cores, Ranks, Shape
 from ttlib.cores.report import DecompositionReport
-from ttlib.cores.scaling import Exponents, deliver, normalise_each, on_host, rounding_floor, stack
+from ttlib.cores.scaling import (
+    LARGEST_MEAN_SQUARE,
+    LEAST_MEAN_SQUARE,
+    Exponents,
+    deliver,
+    normalise_each,
+    on_host,
+    rounding_floor,
+    stack,
+)
 from ttlib.cores.thick_step import Opening, ThickSteps, expected_ranks, is_certain
 from ttlib.cores.truncating_sweep import TruncatingSweep
 from ttlib.linalg import DRIVERS, SVDDriver, compressions, sketch_pays
@@ -20,9 +29,6 @@ from ttlib.ranks import clip_ranks
 from ttlib.sweep_plan import starts_right
 
 Numbers = np.ndarray[Any, Any]
-
-# Between these mean squares of the entries no sum of squares that matters overflows or vanishes in single precision.
-_LEAST_MEAN_SQUARE, _LARGEST_MEAN_SQUARE = 2.0**-40, 2.0**40
 
 
 def tt_svd(
@@ -119,7 +125,7 @@ def _moderate_energy(opening: Opening | None, size: int) -> Numbers | None:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         energy = opening.energy
-        moderate = (energy > _LEAST_MEAN_SQUARE * size) & (energy < _LARGEST_MEAN_SQUARE * size)
+        moderate = (energy > LEAST_MEAN_SQUARE * size) & (energy < LARGEST_MEAN_SQUARE * size)
     return energy if bool(np.all(moderate)) else None
 
 

@@ -14,6 +14,9 @@ from ttlib._types import Array, Cores
 Exponents: TypeAlias = np.ndarray[Any, Any]  # of two, int64, one a member of a stack
 Stack: TypeAlias = list[Array]  # the cores (B, r, n, r') of B trains of equal shapes
 
+# Between these mean squares of the entries no sum of squares that matters overflows or vanishes in single precision.
+LEAST_MEAN_SQUARE, LARGEST_MEAN_SQUARE = 2.0**-40, 2.0**40
+
 # numpy has no bfloat16; float32 has its range.
 _HOST_DTYPES = {"bfloat16": "float32"}
 

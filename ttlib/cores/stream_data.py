@@ -9,12 +9,11 @@ import numpy as np
 
 from ttlib import _arrays
 from ttlib._blocks import Merge, RowBlocks, ScaledRows, Work
+from ttlib.cores.scaling import LARGEST_MEAN_SQUARE, LEAST_MEAN_SQUARE
 from ttlib.errors import NonFiniteError
 
 Numbers = np.ndarray[Any, Any]
 
-# Between these mean squares of the entries no sum of squares that matters overflows or vanishes in single precision.
-_LEAST_MEAN_SQUARE, _LARGEST_MEAN_SQUARE = 2.0**-40, 2.0**40
 # Entries whose squares are summed in the precision of the data; their sums are summed in double.
 _SUMMED = 1024
 
@@ -41,7 +40,7 @@ class StreamData:
         if not self._is_checked:
             self._is_checked = True
             size = self._blocks.size
-            if not _LEAST_MEAN_SQUARE * size < energy < _LARGEST_MEAN_SQUARE * size:
+            if not LEAST_MEAN_SQUARE * size < energy < LARGEST_MEAN_SQUARE * size:
                 self._scale()
                 return self.summed(columns, merge, work, *operands)
         return answer, float(energy)

@@ -105,7 +105,11 @@ _SHAPES = [  # of 384 x 64; "64x384" has the same modes the other way round
 _STARTS = [{}, *({"init_weights": start} for start in ("zero", "gaussian", "paper-mean", "spectral"))]
 
 STUDIES = {
-    "t1": (*glue(CORE, TASKS), *glue(OTHERS, TASKS)),
+    "t1": (
+        *glue(CORE, TASKS),
+        *glue(OTHERS, TASKS),
+        *glue(("loretta-adp",), TASKS, tensor_rank=4),  # the largest with less than a fifth of what LoRA r=8 trains
+    ),
     "t6": tuple(_variants(OURS, ("sst2", "trec"), _RANKS)),
     "t11": (
         *glue(("lora-8",), ("sst2", "trec"), train_norms=True),

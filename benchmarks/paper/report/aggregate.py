@@ -207,6 +207,11 @@ class Study:
         """The runs of a row in all columns that it has."""
         return tuple(own for own in self.runs if own.variant == variant)
 
+    def parameters(self, variant: Variant, kind: str) -> int | None:
+        """The most that a row trains of a kind on any task: a head for two classes has more than one for a number."""
+        known = [own.parameters(kind) for own in self.row(variant)]
+        return max((number for number in known if number is not None), default=None)
+
     def find(self, method: str, **settings: Any) -> Variant | None:
         """The row of a method with exactly these settings."""
         wanted = options(**settings)

@@ -93,4 +93,4 @@ def _best(samples: dict[Variant, Sample]) -> Variant | None:
 
 
 def _total(study: Study, variant: Variant) -> int:
-    return max((own.parameters("total") or 0 for own in study.row(variant)), default=0)
+    return study.parameters(variant, "total") or 0

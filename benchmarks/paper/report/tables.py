@@ -33,7 +33,7 @@ def methods(study: Study) -> Table:
     return Table(
         head,
         [
-            (described(variant), *(count(_trained(study, variant, kind)) for kind in _KINDS), *own)
+            (described(variant), *(count(study.parameters(variant, kind)) for kind in _KINDS), *own)
             for variant, *own in zip(rows, *columns, strict=True)
         ],
     )
@@ -49,8 +49,8 @@ def settings(study: Study, names: Sequence[str]) -> Table:
             (
                 _without(variant, names),
                 *(setting_value(effective(variant, name)) for name in names),
-                count(_trained(study, variant, "adapters")),
-                count(_trained(study, variant, "total")),
+                count(study.parameters(variant, "adapters")),
+                count(study.parameters(variant, "total")),
                 *(f"{study.at(variant, tasks).score():.1f}" for tasks in study.tasks),
                 f"{study.mean(variant):.1f}",
             )
@@ -138,14 +138,8 @@ def rates(evidence: Evidence) -> Table:
 
 def _size(study: Study, variant: Variant) -> tuple[bool, int]:
     """What a table is ordered by: trained parameters, without those of the head; what was not run comes last."""
-    parts = [_trained(study, variant, kind) for kind in ("adapters", "norms", "body")]
+    parts = [study.parameters(variant, kind) for kind in ("adapters", "norms", "body")]
     return None in parts, sum(part or 0 for part in parts)
-
-
-def _trained(study: Study, variant: Variant, kind: str) -> int | None:
-    """The most on any task: a head for two classes has more than one for a number."""
-    known = [own.parameters(kind) for own in study.row(variant)]
-    return max((number for number in known if number is not None), default=None)
 
 
 def _marked(samples: Sequence[Sample]) -> list[str]:

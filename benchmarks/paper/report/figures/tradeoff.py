@@ -72,10 +72,9 @@ def pareto(study: Study, *, ax: Axes) -> Axes:
 def _points(study: Study) -> list[Point]:
     found = []
     for variant in study.variants:
-        counts = [count for own in study.row(variant) if (count := own.parameters("total")) is not None]
-        sample = study.mean(variant)
-        if counts and sample.mean is not None:
-            found.append(Point(described(variant), variant.method, max(counts), sample))
+        trained, sample = study.parameters(variant, "total"), study.mean(variant)
+        if trained is not None and sample.mean is not None:
+            found.append(Point(described(variant), variant.method, trained, sample))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -71,7 +72,7 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """The cell as JSON knows it."""
-        return {**asdict(self), "tasks": list(self.tasks), "options": {name: _listed(v) for name, v in self.options}}
+        return {**asdict(self), "tasks": list(self.tasks), "options": plain_options(self.options)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Cell:
@@ -89,6 +90,11 @@ class Cell:
 def options(**values: Any) -> tuple[tuple[str, Value], ...]:
     """Method options in the form that a cell holds: sorted, and tuples in place of lists."""
     return tuple((name, _frozen(values[name])) for name in sorted(values))
+
+
+def plain_options(chosen: Iterable[tuple[str, Value]]) -> dict[str, Any]:
+    """The options as JSON knows them: what `options` takes."""
+    return {name: _listed(value) for name, value in chosen}
 
 
 def _frozen(value: Any) -> Value:

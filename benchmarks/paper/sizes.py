@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paper import models
+from benchmarks.paper.cells import plain_options
 from benchmarks.paper.methods import count_parameters, make_trainable
 from benchmarks.paper.paper_rows import ROWS, PaperRow, Setting
 from ttlib_peft.advice import without_advice
@@ -60,7 +61,7 @@ class PaperCount:
             "table": row.table,
             "model": row.model,
             "method": row.method,
-            "label": row.label,
+            "options": plain_options(row.options),
             "printed": row.printed,
             "trained": dict(self.trained),
             "float32_bytes": FLOAT32_BYTES * total,

@@ -541,8 +541,9 @@ def measured(adp=1.0, model="minilm"):
 
     def size(printed, total, verdict):
         trained = {"adapters": total, "norms": 0, "head": 0, "body": 0, "total": total}
+        chosen = {"preset": "deberta-base", "init_weights": "gaussian", "rank": 2}
         return {"table": "Table 6", "model": "deberta-base", "method": "loretta-adp", "printed": printed,
-                "label": "loretta-adp init_weights=gaussian rank=2", "trained": trained, "verdict": verdict}  # fmt: skip
+                "options": chosen, "trained": trained, "verdict": verdict}  # fmt: skip
 
     return {
         "costs": [row("lora-8", 1.0), row("adapters-64", 1.0), row("loretta-rep", 1.0), row("loretta-adp", adp)],
@@ -572,7 +573,7 @@ def test_where_loretta_costs_more_is_said():
 def test_the_page_shows_costs_sizes_and_ratios():
     text = page.render(Evidence(PROFILE, {}, measured(1.5)), {"storage": "evidence/storage.svg"})
     assert "| LoRETTA adp | 1,000 | 150 | 1.50 | 1.50 | 150.0 | 0.01 | 75.0 |" in text
-    assert "| 6 | DeBERTa-base | LoRETTA adp rank 2 | 0.067 | 67,762 | 67,762 | 0 | 0 | as printed |" in text
+    assert "| 6 | DeBERTa-base | LoRETTA adp, rank 2 | 0.067 | 67,762 | 67,762 | 0 | 0 | as printed |" in text
     assert "not in the paper" not in text
     assert "| LLaMA-2-7B | LoRETTA adp | LoRA r=8 | 4.8 | 480 / 100 |" in text
     assert text.count("evidence/storage.svg") == 1

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks.paper.report.aggregate import Evidence
+from benchmarks.paper.cells import options
+from benchmarks.paper.report.aggregate import Evidence, Variant
 from benchmarks.paper.report.findings import Claim, Finding, reproduced_if, untested
 from benchmarks.paper.report.printed import ADP, TABLE_5
 from benchmarks.paper.report.table import Table, count
-from benchmarks.paper.report.wording import listed, model, title
+from benchmarks.paper.report.wording import described, listed, model, title
 
 _LORETTA, _REFERENCE, _DENSE = ("loretta-rep", "loretta-adp"), "lora-8", "adapters-64"
 _ABOUT = (
@@ -101,9 +102,9 @@ def _sizes(rows: list[Row]) -> Table:
 
 
 def _setting(row: Row) -> str:
-    """A method with its settings; the start, which all rows of LoRETTA have from the paper's code, counts nothing."""
-    label: str = row["label"].replace(row["method"], title(row["method"]), 1)
-    return label.replace(" init_weights=gaussian", "").replace("=", " ").replace("_", " ")
+    """A method with its settings, without the model's name and the start, which all rows of LoRETTA have."""
+    chosen = {name: value for name, value in row["options"].items() if name not in ("preset", "init_weights")}
+    return described(Variant(row["model"], row["method"], options(**chosen)))
 
 
 def _ratios(rows: list[Row]) -> Table:

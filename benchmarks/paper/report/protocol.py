@@ -38,7 +38,7 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
     if profile.tuning:
         yield "### Learning rates"
         yield (
-            f"Each method has the smallest rate whose mean {_over(profile)}is within {100 * TOLERANCE:g} points of the "
+            f"Each method has the smallest rate whose mean {_over(profile)}is within {_points(100 * TOLERANCE)} of the "
             "best, on rows of the training split that no run trains on; the reported rows were never used to choose "
             "anything. Other tasks, and other settings of a method, take the rate that its default got."
             f"{_stand_ins(profile)} Tried: "
@@ -50,6 +50,10 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
 def _tried(profile: Profile) -> str:
     tried = {cell.learning_rate for cells in profile.tuning.values() for cell in cells}
     return ", ".join(f"{rate:g}" for rate in sorted(rate for rate in tried if rate is not None))
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point{'' if number == 1 else 's'}"
 
 
 def _over(profile: Profile) -> str:

@@ -10,7 +10,10 @@ from benchmarks.paper.models import MODELS
 from benchmarks.paper.report.aggregate import Variant
 from benchmarks.paper.tasks import TASKS
 
-_SETTINGS = {"tensor_rank": "rank", "tensor_shape": "shape", "init_weights": "start", "train_norms": "norms"}
+_SETTINGS = {
+    "tensor_rank": "rank", "tensor_shape": "shape", "init_weights": "start", "train_norms": "norms",
+    "num_virtual_tokens": "virtual tokens",
+}  # fmt: skip
 _TASKS = {
     "sst2": "SST-2", "cola": "CoLA", "stsb": "STS-B", "boolq": "BoolQ", "record": "ReCoRD", "squad": "SQuAD",
 }  # fmt: skip

@@ -217,11 +217,11 @@ class Study:
         wanted = options(**settings)
         return next((own for own in self.variants if own.method == method and own.options == wanted), None)
 
-    def mean(self, variant: Variant | None) -> Sample:
-        """The average over all columns of the study; empty where a column is empty."""
+    def mean(self, variant: Variant | None, over: Iterable[tuple[str, ...]] | None = None) -> Sample:
+        """The average over some columns of the study (None: all); empty where a column is empty."""
         if variant is None:
             return Sample()
-        return average([self.at(variant, tasks).score() for tasks in self.tasks])
+        return average([self.at(variant, tasks).score() for tasks in (self.tasks if over is None else over)])
 
 
 @dataclass(frozen=True)

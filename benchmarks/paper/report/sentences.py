@@ -17,10 +17,21 @@ def averages(study: Study) -> Iterator[str]:
         order = sorted(known, key=lambda variant: known[variant].mean or 0.0)
         yield f"Averages go from {known[order[0]]:.1f} ({described(order[0])}) to {known[order[-1]]:.1f} "
         yield f"({described(order[-1])}). "
+    if level := [task(own[-1]) for own in study.tasks if _nobody_learns(study, own)]:
+        yield f"On {listed(level)} no method is more than one standard deviation ahead of the head alone. "
     deviations = [own.score().std for own in study.runs]
     seen = sorted(std for std in deviations if std is not None)
     if seen:
         yield f"Seeds of one cell differ by {seen[0]:.1f} to {seen[-1]:.1f} points (standard deviation)."
+
+
+def _nobody_learns(study: Study, tasks: tuple[str, ...]) -> bool:
+    """Whether all methods ran on a task, and none did better than the head alone."""
+    scores = {variant: study.at(variant, tasks).score() for variant in study.variants}
+    control = study.find("head")
+    if control is None or not all(score.is_complete for score in scores.values()):
+        return False
+    return not any(score.ahead_of(scores[control]) for score in scores.values())
 
 
 def spread(study: Study) -> Iterator[str]:

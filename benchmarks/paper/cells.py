@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Value = str | int | float | bool | None | tuple["Value", ...]
 Slice = Literal["tune", "report"]
+DType = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Cell:
         options: settings of the method that differ from its default, sorted by name.
         scored_on: "tune": a slice of the training rows that no run trains on; "report": the official development rows.
         curve_every: steps between evaluations on the way; 0: only at the end.
+        dtype: of the frozen weights and of the products; what is trained is in float32 either way.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Cell:
     options: tuple[tuple[str, Value], ...] = ()
     scored_on: Slice = "report"
     curve_every: int = 0
+    dtype: DType = "float32"
 
     @property
     def key(self) -> str:
@@ -67,12 +70,16 @@ class Cell:
     def label(self) -> str:
         """The cell in words, for a log."""
         options = "".join(f" {name}={value}" for name, value in self.options)
+        model = self.model if self.dtype == "float32" else f"{self.model} in {self.dtype}"
         rate = "" if self.learning_rate is None else f" lr {self.learning_rate:g}"
-        return f"{self.model} {self.method}{options} {' > '.join(self.tasks)} seed {self.seed}{rate} ({self.scored_on})"
+        return f"{model} {self.method}{options} {' > '.join(self.tasks)} seed {self.seed}{rate} ({self.scored_on})"
 
     def to_json(self) -> dict[str, Any]:
-        """The cell as JSON knows it."""
-        return {**asdict(self), "tasks": list(self.tasks), "options": plain_options(self.options)}
+        """The cell as JSON knows it; the usual dtype is left out: results from before there was another stay valid."""
+        plain = {**asdict(self), "tasks": list(self.tasks), "options": plain_options(self.options)}
+        if self.dtype == "float32":
+            del plain["dtype"]
+        return plain
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Cell:

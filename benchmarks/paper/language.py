@@ -23,7 +23,7 @@ from benchmarks.paper.problem import Evaluation, Features, by_length, device_of,
 from benchmarks.paper.prompts import Example, example
 from benchmarks.paper.tasks import Row, Task
 
-_EVALUATION_BATCH = 16
+_EVALUATION_BATCH = 4
 _NEW_TOKENS = 24  # more than 99 in 100 answers of SQuAD and DROP have
 _NONE = -100  # in place of a token that a shorter option does not have
 

@@ -95,8 +95,8 @@ MODELS: Mapping[str, Model] = {
 }
 
 
-def build(name: str, *, labels: int | None, seed: int) -> PreTrainedModel:
-    """Return a fresh model in float32; a new head, if any, is drawn from `seed`.
+def build(name: str, *, labels: int | None, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return a fresh model; a new head, if any, is drawn from `seed`.
 
     `labels`: the size of a classifier's head, 1 for a regression; None: a language model.  Raises ModelError for a
     model that there is not, or that is not at hand, with the way to get it.
@@ -107,9 +107,9 @@ def build(name: str, *, labels: int | None, seed: int) -> PreTrainedModel:
         set_seed(seed)
         config = _config(spec, labels)
         if spec.weights == "random":
-            return auto.from_config(config, dtype=torch.float32)
+            return auto.from_config(config, dtype=dtype)
         with _at_hand(spec):
-            return auto.from_pretrained(_location(spec), config=config, dtype=torch.float32)
+            return auto.from_pretrained(_location(spec), config=config, dtype=dtype)
 
 
 def skeleton(name: str, *, labels: int | None) -> PreTrainedModel:

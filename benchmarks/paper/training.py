@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     PrinterCallback,
@@ -22,7 +24,7 @@ from transformers import (
 )
 
 from benchmarks.paper import models
-from benchmarks.paper.cells import Cell
+from benchmarks.paper.cells import Cell, DType
 from benchmarks.paper.encoder import EncoderProblem, outputs
 from benchmarks.paper.language import LanguageProblem
 from benchmarks.paper.methods import count_parameters, make_trainable
@@ -58,6 +60,11 @@ def run_cell(cell: Cell, source: Source) -> dict[str, Any]:
 def _outcome(cell: Cell, source: Source) -> dict[str, Any]:
     problems = {name: _problem(cell, name, source) for name in cell.tasks}
     model = _model(cell)
+    with _products_in(cell.dtype):
+        return _trained_and_scored(cell, model, problems)
+
+
+def _trained_and_scored(cell: Cell, model: nn.Module, problems: Mapping[str, Problem]) -> dict[str, Any]:
     parameters = count_parameters(model)
     watch = Watch(cell.curve_every)
     after_each: list[dict[str, float]] = []
@@ -111,8 +118,23 @@ def _model(cell: Cell) -> nn.Module:
             msg = f"{', '.join(cell.tasks)} need heads of sizes {sorted(sizes)}; a sequence shares one head"
             raise ValueError(msg)
         (labels,) = sizes
-    base = models.build(cell.model, labels=labels, seed=cell.seed)
-    return make_trainable(base, cell.method, seed=cell.seed, **dict(cell.options))
+    base = models.build(cell.model, labels=labels, seed=cell.seed, dtype=getattr(torch, cell.dtype))
+    model = make_trainable(base, cell.method, seed=cell.seed, **dict(cell.options))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # a step of a small rate is lost in bfloat16
+    return model
+
+
+def _products_in(dtype: DType) -> contextlib.AbstractContextManager[object]:
+    """Autocast, where products are not in float32: it brings trained and frozen weights together.
+
+    Without its cache, which would give the weights of the first step to all others.
+    """
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(kind, getattr(torch, dtype), cache_enabled=False)
 
 
 def _train(cell: Cell, model: nn.Module, problem: Problem, watch: Watch) -> None:

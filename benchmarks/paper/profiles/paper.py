@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 from benchmarks.paper.cells import Budget, Cell
+from benchmarks.paper.models import MODELS
 from benchmarks.paper.paper_rows import ROWS, TABLES, PaperRow
 from benchmarks.paper.profile import Profile
 from benchmarks.paper.rehearsal import rehearse
@@ -50,7 +51,6 @@ DEPARTURES = (
     "have the rate of the task here (full fine-tuning its own).",
     "Up to 256 training rows, or a quarter, are kept out of training, as in every run of this study; an epoch counts "
     "the official rows.",
-    "All weights are in float32; the paper loads LLaMA-2 in bfloat16.",
     "Each task of the sequence of Table 4 has the steps of MRPC's 20 epochs; the paper does not say. MRPC is scored by "
     "F1 there too.",
     "LoRA on DeBERTa stands on its joint query-key-value layer, as PEFT has it: as many parameters as the paper's.",
@@ -101,6 +101,7 @@ def _cells(rows: Iterable[PaperRow], tasks: Iterable[str], curve_every: int = 0)
                 learning_rate=learning_rate(row.method, task),
                 options=row.options,
                 curve_every=curve_every,
+                dtype="bfloat16" if MODELS[row.model].kind == "decoder" else "float32",
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import product
 
-from benchmarks.paper.cells import Budget, Cell, options
+from benchmarks.paper.cells import Budget, Cell, DType, options
 from benchmarks.paper.profile import Profile
 
 SEEDS = (0, 1, 2)
@@ -57,6 +57,8 @@ TUNED_ON = {
 LANGUAGE = ("lora-8", *OURS, "adapters-64", "norms-head")
 LANGUAGE_SEEDS = (0, 1)
 LANGUAGE_RATES = RATES[1:]
+LANGUAGE_TUNING_SEEDS = TUNING_SEEDS[:1]
+LANGUAGE_DTYPE: DType = "bfloat16"  # as the paper loads LLaMA-2
 LANGUAGE_BUDGETS = {
     "copa": Budget(steps=24, batch_size=16, max_length=48),
     "cb": Budget(steps=32, batch_size=4, max_length=160),
@@ -74,10 +76,18 @@ def glue(
         yield Cell(ENCODER, method, (task,), seed, BUDGETS[task], options=options(**settings))
 
 
-def _tuning(model: str, method: str, task: str, budget: Budget, rates: tuple[float, ...]) -> tuple[Cell, ...]:
+def _encoder_tuning(method: str, task: str) -> tuple[Cell, ...]:
     return tuple(
-        Cell(model, method, (task,), seed, budget, learning_rate=rate, scored_on="tune")
-        for seed, rate in product(TUNING_SEEDS, rates)
+        Cell(ENCODER, method, (task,), seed, BUDGETS[task], learning_rate=rate, scored_on="tune")
+        for seed, rate in product(TUNING_SEEDS, RATES)
+    )
+
+
+def _language_tuning(method: str, task: str) -> tuple[Cell, ...]:
+    budget = LANGUAGE_BUDGETS[task]
+    return tuple(
+        Cell(DECODER, method, (task,), seed, budget, learning_rate=rate, scored_on="tune", dtype=LANGUAGE_DTYPE)
+        for seed, rate in product(LANGUAGE_TUNING_SEEDS, LANGUAGE_RATES)
     )
 
 
@@ -122,7 +132,7 @@ STUDIES = {
         for seed, method in product(SEEDS, ("lora-8", *OURS, "adapters-64", "full", "norms-head"))
     ),
     "lm": tuple(
-        Cell(DECODER, method, (task,), seed, budget)
+        Cell(DECODER, method, (task,), seed, budget, dtype=LANGUAGE_DTYPE)
         for seed, (task, budget), method in product(LANGUAGE_SEEDS, LANGUAGE_BUDGETS.items(), LANGUAGE)
     ),
     "curves": tuple(
@@ -136,11 +146,11 @@ PROFILE = Profile(
     description="MiniLM-L6 and SmolLM2-135M on two cores",
     studies=STUDIES,
     tuning={
-        f"{ENCODER}/{method}/{task}": _tuning(ENCODER, method, task, BUDGETS[task], RATES)
+        f"{ENCODER}/{method}/{task}": _encoder_tuning(method, task)
         for method, task in product(METHODS, ("sst2", "stsb"))
     }
     | {
-        f"{DECODER}/{method}/{task}": _tuning(DECODER, method, task, LANGUAGE_BUDGETS[task], LANGUAGE_RATES)
+        f"{DECODER}/{method}/{task}": _language_tuning(method, task)
         for method, task in product(LANGUAGE, ("squad", "cb"))
     },
     tuned_on=TUNED_ON,

@@ -10,7 +10,7 @@ from benchmarks.paper.profile import TOLERANCE, Profile
 from benchmarks.paper.report.aggregate import Evidence
 from benchmarks.paper.report.table import Table, count
 from benchmarks.paper.report.tables import rates
-from benchmarks.paper.report.wording import column, model, task
+from benchmarks.paper.report.wording import column, listed, model, task
 from benchmarks.paper.tasks import TASKS
 
 
@@ -22,9 +22,9 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
     yield (
         f"```sh\nmake study PROFILE={profile.name} DATA=folder    # or DATA=hub\n```\n\nmakes the runs that have no "
         "result yet, on two cores, and writes this page. All methods share one trainer: AdamW without weight decay, a "
-        "rate that rises over the first 6 % of the steps and falls linearly to zero, gradients clipped at 1, float32, "
-        "and the same rows in the same order for all methods of a seed. The same cell run again gives the same numbers "
-        "on the same machine."
+        "rate that rises over the first 6 % of the steps and falls linearly to zero, gradients clipped at 1, "
+        f"{_dtypes(evidence.cells)}, and the same rows in the same order for all methods of a seed. The same cell run "
+        "again gives the same numbers on the same machine."
     )
     yield _software(evidence)
     yield "### Budgets"
@@ -45,6 +45,18 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
             f"{_tried(profile)}; a star marks a rate at the edge, which might be better still outside."
         )
         yield str(rates(evidence))
+
+
+def _dtypes(cells: Iterable[Cell]) -> str:
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        found.setdefault(cell.dtype, {})[model(cell.model)] = None
+    others = [
+        f"of {listed(names)} the frozen weights and the products in {dtype}"
+        for dtype, names in found.items()
+        if dtype != "float32"
+    ]
+    return f"float32 ({'; '.join(others)})" if others else "float32"
 
 
 def _tried(profile: Profile) -> str:

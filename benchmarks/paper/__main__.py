@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from benchmarks.paper import profiles
-from benchmarks.paper.pace import cpu_seconds, seconds_left, words
+from benchmarks.paper.pace import cpu_seconds, time_left, words
 from benchmarks.paper.profile import Profile, UnknownStudyError, agenda, resolve
 from benchmarks.paper.results import Line, ResultsError, read
 from benchmarks.paper.runner import Summary, run
@@ -105,8 +105,8 @@ def _list(chosen: Namespace) -> int:
     for name, cells in tables.items():
         _print_row(name, {cell.key for cell in cells}, lines)
     _print_row("each once", {cell.key for cell in (*whole.done, *whole.ready, *whole.waiting)}, lines)
-    left = seconds_left([*whole.ready, *whole.waiting], lines)
-    print(f"\nAbout {words(left)} of CPU time to go." if left else "")
+    left = str(time_left([*whole.ready, *whole.waiting], lines))
+    print(f"\nLeft: {left} of CPU time." if left else "")
     return 0
 
 

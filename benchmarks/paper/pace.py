@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.results import Line
@@ -12,9 +13,33 @@ from benchmarks.paper.results import Line
 _LIKENESS: tuple[Callable[[Cell], Hashable], ...] = (
     lambda cell: (cell.model, cell.method, cell.tasks, cell.budget.max_length),
     lambda cell: (cell.model, cell.tasks, cell.budget.max_length),
-    lambda cell: cell.model,
-    lambda _: None,
+    lambda cell: cell.model,  # another one may take ten times as long, and says nothing
 )
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLeft:
+    """What runs are likely to take: CPU seconds, and how many runs of a model of which none has been timed."""
+
+    seconds: float
+    untimed: int
+
+    def __str__(self) -> str:
+        return self.among(1)
+
+    def among(self, workers: int) -> str:
+        """In words, of so many processes; empty where nothing is left.
+
+        >>> TimeLeft(12_000, untimed=3).among(2)
+        'about 1 h 40 min, and 3 runs of a model that has not been timed yet'
+        """
+        known = f"about {words(self.seconds / workers)}" if self.seconds else ""
+        untimed = (
+            f"{self.untimed} run{'' if self.untimed == 1 else 's'} of a model that has not been timed yet"
+            if self.untimed
+            else ""
+        )
+        return ", and ".join(filter(None, (known, untimed)))
 
 
 def cpu_seconds(lines: Iterable[Line]) -> float:
@@ -22,10 +47,11 @@ def cpu_seconds(lines: Iterable[Line]) -> float:
     return sum(line.outcome.get("cpu_seconds") or 0.0 for line in lines)
 
 
-def seconds_left(cells: Iterable[Cell], lines: Mapping[str, Line]) -> float:
-    """The CPU seconds that `cells` are likely to take; 0 while nothing is known."""
+def time_left(cells: Iterable[Cell], lines: Mapping[str, Line]) -> TimeLeft:
+    """What `cells` are likely to take, reckoned from what is done."""
     paces = [_paces(lines.values(), likeness) for likeness in _LIKENESS]
-    return sum(_steps(cell) * _pace(cell, paces) for cell in cells)
+    seconds = [None if (pace := _pace(cell, paces)) is None else _steps(cell) * pace for cell in cells]
+    return TimeLeft(sum(own for own in seconds if own is not None), untimed=seconds.count(None))
 
 
 def words(seconds: float) -> str:
@@ -48,9 +74,9 @@ def _paces(lines: Iterable[Line], likeness: Callable[[Cell], Hashable]) -> dict[
     return {kind: cpu_seconds(group) / sum(_steps(line.cell) for line in group) for kind, group in groups.items()}
 
 
-def _pace(cell: Cell, paces: Iterable[Mapping[Hashable, float]]) -> float:
+def _pace(cell: Cell, paces: Iterable[Mapping[Hashable, float]]) -> float | None:
     known = (by_kind.get(likeness(cell)) for likeness, by_kind in zip(_LIKENESS, paces, strict=True))
-    return next((pace for pace in known if pace is not None), 0.0)
+    return next((pace for pace in known if pace is not None), None)
 
 
 def _steps(cell: Cell) -> int:

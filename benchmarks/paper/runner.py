@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.cells import Cell
-from benchmarks.paper.pace import seconds_left, words
+from benchmarks.paper.pace import time_left
 from benchmarks.paper.profile import Agenda, Profile, agenda
 from benchmarks.paper.results import Line, append, environment, finite, read
 from benchmarks.paper.tasks import Source
@@ -196,8 +196,8 @@ class _Run:
         return f"[{len(self._agenda.done):>{len(total)}}/{total}]"
 
     def _time_left(self) -> str:
-        seconds = seconds_left([*self._agenda.ready, *self._agenda.waiting], self._schedule.lines)
-        return f"; about {words(seconds / self._size)} to go" if seconds else ""
+        left = time_left([*self._agenda.ready, *self._agenda.waiting], self._schedule.lines).among(self._size)
+        return f"; {left} to go" if left else ""
 
 
 def _cell(worker: Worker) -> Cell:

@@ -350,13 +350,26 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
 def test_time_left_is_reckoned_from_what_is_most_alike():
     known, other = cells(("lora-8",), ("sst2", "cola"), (0,), learning_rate=0.1)
     lines = as_lines([line(known, cpu_seconds=10.0), line(other, cpu_seconds=30.0)])
-    assert pace.seconds_left([replace(known, seed=1)], lines) == pytest.approx(10)
-    assert pace.seconds_left([replace(known, seed=1, budget=replace(BUDGET, steps=50))], lines) == pytest.approx(50)
-    assert pace.seconds_left([replace(other, method="full")], lines) == pytest.approx(30)
-    assert pace.seconds_left([replace(known, tasks=("rte", "mrpc"))], lines) == pytest.approx(2 * 20)
-    assert pace.seconds_left([replace(known, model="smollm2")], lines) == pytest.approx(20)
-    assert pace.seconds_left([known], {}) == 0
+
+    def left(cell):
+        return pace.time_left([cell], lines)
+
+    assert left(replace(known, seed=1)) == pace.TimeLeft(pytest.approx(10), 0)
+    assert left(replace(known, seed=1, budget=replace(BUDGET, steps=50))) == pace.TimeLeft(pytest.approx(50), 0)
+    assert left(replace(other, method="full")) == pace.TimeLeft(pytest.approx(30), 0)
+    assert left(replace(known, tasks=("rte", "mrpc"))) == pace.TimeLeft(pytest.approx(2 * 20), 0)
     assert pace.cpu_seconds(lines.values()) == 40
+
+
+def test_another_model_says_nothing_of_the_time_left():
+    (known,) = cells(("lora-8",), ("sst2",), (0,), learning_rate=0.1)
+    lines = as_lines([line(known, cpu_seconds=10.0)])
+    other = replace(known, model="smollm2")
+    both = pace.time_left([replace(known, seed=1), other], lines)
+    assert both == pace.TimeLeft(pytest.approx(10), 1)
+    assert both.among(2) == "about 5 s, and 1 run of a model that has not been timed yet"
+    assert str(pace.time_left([other], {})) == "1 run of a model that has not been timed yet"
+    assert str(pace.time_left([], lines)) == ""
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,13 @@ def outcome(cell, status="finished"):
         "loss": 0.4 if finished else None,
         "losses": [[step, batches.uniform(0, 1) + start / step] for step in (1, *range(2, 101, 2))],
         "curve": [[step, 0.3 + draw.uniform(0, 0.2), 0.8] for step in range(0, 101, 50) if cell.curve_every],
-        "parameters": {"adapters": SIZES[cell.method], "norms": 0, "head": 770, "body": 0, "total": SIZES[cell.method]},
+        "parameters": {
+            "adapters": SIZES[cell.method],
+            "norms": 0,
+            "head": 770,
+            "body": 0,
+            "total": SIZES[cell.method] + 770,
+        },
     }
 
 

@@ -212,6 +212,12 @@ class Study:
         known = [own.parameters(kind) for own in self.row(variant)]
         return max((number for number in known if number is not None), default=None)
 
+    def beside_head(self, variant: Variant) -> int | None:
+        """What a row trains beside the head, which is the same for all methods."""
+        parts = [self.parameters(variant, kind) for kind in ("adapters", "norms", "body")]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
     def find(self, method: str, **settings: Any) -> Variant | None:
         """The row of a method with exactly these settings."""
         wanted = options(**settings)

@@ -138,8 +138,8 @@ def rates(evidence: Evidence) -> Table:
 
 def _size(study: Study, variant: Variant) -> tuple[bool, int]:
     """What a table is ordered by: trained parameters, without those of the head; what was not run comes last."""
-    parts = [study.parameters(variant, kind) for kind in ("adapters", "norms", "body")]
-    return None in parts, sum(part or 0 for part in parts)
+    trained = study.beside_head(variant)
+    return trained is None, trained or 0
 
 
 def _marked(samples: Sequence[Sample]) -> list[str]:

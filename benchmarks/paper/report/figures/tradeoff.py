@@ -9,13 +9,15 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator
 
 from benchmarks.paper.report.aggregate import Sample, Study
 from benchmarks.paper.report.figures.absent import blank
 from benchmarks.paper.report.figures.style import FAINT, INK, PALE, look
 from benchmarks.paper.report.wording import described, title
 from ttlib.plot.labels import Label, place
+
+_FEWEST = 1_000  # parameters: below, the axis is linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,15 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def pareto(study: Study, *, ax: Axes) -> Axes:
-    """The paper's Figure 1 for one model: the average score over the tasks against all trained parameters."""
+    """The paper's Figure 1 for one model: the average score over the tasks against what is trained beside the head.
+
+    The head is the same for all; most methods train so little beside it that with it they would stand in one place.
+    """
     points = _points(study)
     if not points:
         return blank(ax, study, "no method has a score on every task yet")
-    ax.set_xscale("log")
+    ax.set_xscale("symlog", linthresh=_FEWEST, linscale=0.4)  # the head alone trains nothing beside it
+    ax.xaxis.set_major_locator(FixedLocator([0, *(_FEWEST * 10**power for power in range(9))]))
     best = front(points)
     most = max(point.parameters for point in points)
     corners = [*((own.parameters, own.mean) for own in best), (most, best[-1].mean)]
@@ -62,7 +68,8 @@ def pareto(study: Study, *, ax: Axes) -> Axes:
     if any(look(own.method).hollow for own in points):
         ax.plot([], [], linestyle="", marker="o", markerfacecolor="white", markeredgecolor=INK, label="control")
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.set(xlabel=f"trained parameters, norms and head included{_left_out(study, points)}", ylabel="average score (%)")
+    ax.set(xlabel=f"trained parameters beside the head, norms included{_left_out(study, points)}")
+    ax.set(ylabel="average score (%)")
     ax.margins(x=0.08, y=0.12)
     labels = [Label(own.name, own.parameters, own.mean) for own in points]
     place(ax, labels, [*_whiskers(points), *_stairs(corners)])
@@ -72,7 +79,7 @@ def pareto(study: Study, *, ax: Axes) -> Axes:
 def _points(study: Study) -> list[Point]:
     found = []
     for variant in study.variants:
-        trained, sample = study.parameters(variant, "total"), study.mean(variant)
+        trained, sample = study.beside_head(variant), study.mean(variant)
         if trained is not None and sample.mean is not None:
             found.append(Point(described(variant), variant.method, trained, sample))
     return found

@@ -676,3 +676,17 @@ def test_the_page_is_written_from_the_file_with_its_figures(tmp_path):
 def test_the_page_without_a_results_file_says_that_nothing_was_run(tmp_path):
     page.write(Profile("nothing", "no studies", {}), tmp_path / "absent.jsonl", tmp_path / "evidence.md")
     assert "No results yet." in (tmp_path / "evidence.md").read_text()
+
+
+def test_the_page_says_which_rates_were_tried_where_and_counts_planned_runs_alone():
+    text = page.render(evidence(), {})
+    assert "Tried: 0.001, 0.01 with 1 seed; a star" in text
+    (first, *others) = PROFILE.tuning.items()
+    fewer = {first[0]: tuple(cell for cell in first[1] if cell.learning_rate == 1e-3), **dict(others)}
+    asked = replace(PROFILE, tuning=fewer)
+    assert "Tried: 0.001 with 1 seed on SST-2; 0.001, 0.01 with 1 seed on SST-2; a star" in page.render(
+        evidence(own=asked), {}
+    )
+    whole = evidence()
+    stray = line(replace(whole.cells[0], seed=77))
+    assert page.render(Evidence(PROFILE, {**whole.lines, stray.cell.key: stray}), {}) == page.render(whole, {})

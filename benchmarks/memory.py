@@ -22,7 +22,7 @@ class PeakMemory:
     bytes: int | None = None
 
     def __enter__(self) -> Self:
-        _hand_back_freed_memory()
+        hand_back_freed_memory()
         try:
             _RESET.write_text(_RESET_PEAK)
         except OSError:
@@ -36,7 +36,8 @@ class PeakMemory:
             self.bytes = max(0, _status_bytes("VmHWM") - self._before)
 
 
-def _hand_back_freed_memory() -> None:
+def hand_back_freed_memory() -> None:
+    """Return to the system what was freed but is kept for later: pieces of it, where glibc allocates."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.memory import hand_back_freed_memory
 from benchmarks.paper import models
 from benchmarks.paper.cells import Cell, DType
 from benchmarks.paper.encoder import EncoderProblem, outputs
@@ -46,6 +47,7 @@ def run_cell(cell: Cell, source: Source) -> dict[str, Any]:
     `curve` [[step, evaluation loss, score], …], trainable `parameters`, time and memory.  A run whose loss is no number
     ends there, with what it had.  The same cell gives the same numbers on the same machine.
     """
+    hand_back_freed_memory()  # of the run before: it grew to gigabytes with a language model
     began, cpu_began = time.perf_counter(), time.process_time()
     with PeakMemory() as memory:
         outcome = _outcome(cell, source)

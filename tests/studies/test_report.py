@@ -494,6 +494,9 @@ def test_the_loss_climbs_for_others_only():
 
     assert finding("Figure 4", "climbs", evidence(decide(0.0, 0.2))).verdict == "reproduced"
     assert finding("Figure 4", "climbs", evidence(decide(0.2, 0.2))).verdict == "not reproduced"
+    less = finding("Figure 4", "climbs", evidence(decide(0.1, 0.2)))
+    assert less.verdict == "not reproduced"
+    assert less.because.endswith("LoRETTA's climbs less than that of the others, but it climbs.")
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(0.75, "reproduced"), (0.9, "not reproduced")])

@@ -103,6 +103,8 @@ def test_what_a_folder_does_not_have_is_named_with_the_way_to_get_it(tmp_path):
         (gzip.compress(b'["a", 1]'), "line 1 of .* give one JSON object a line"),
         (gzip.compress(b"\n"), "has no rows for the task sst2"),
     ],
+    # By default the bytes, in which gzip writes the time: two test processes would not have the same tests.
+    ids=["no gzip", "cut off", "no text", "no JSON", "no object", "no rows"],
 )
 def test_a_damaged_file_is_named(tmp_path, content, message):
     path = tmp_path / "sst2" / "train.jsonl.gz"

@@ -172,7 +172,8 @@ def test_dtypes_stay_and_rounding_is_counted(tmp_path):
     for name, found in archive.weights.items():
         original = tensors[name].double()
         distance = ((back[name].double() - original).norm() / original.norm()).item()
-        written = {"bf16.weight": 2**-9, "f16.weight": 2**-12}.get(name, 0.0)  # of the dense matrix
+        # Of the dense matrix; sums of float64 end in a few units of the last place, which ones depends on the machine.
+        written = {"bf16.weight": 2**-9, "f16.weight": 2**-12}.get(name, 2**-46)
         assert distance <= found.relative_error + written
     assert archive.weights["bf16.weight"].relative_error > archive.weights["f64.weight"].relative_error
     train = ttlib.load(tmp_path / "small" / archive.weights["bf16.weight"].file, like=torch.zeros(()))
